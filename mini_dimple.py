@@ -1,0 +1,404 @@
+"""Mini-Dimple: discrete-diffusion multimodal LLM, after Dimple (arXiv 2505.16990), in one file.
+
+A picture and an instruction go in, a caption comes out, several tokens per pass:
+
+    [visual tokens][prompt][response window]   -- one transformer, causal in phase 1, full attention in phase 2
+
+Read top to bottom, in the paper's order: config, vision encoder, projector, transformer, autoregressive loss,
+diffusion loss, schedule, decoding. Shapes: B batch, V visual tokens, P prompt tokens, W response window,
+T = V + P + W positions, D width, nh heads, hd = D / nh.
+"""
+import math
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+MAX_POSITIONS = 4096  # length of the rotary table: prefix + window may not be longer
+
+
+# ---------------------------------------------------------------- config
+
+@dataclass
+class Config:
+    vocab_size: int
+    eos_id: int              # ends the response and fills the window after it
+    mask_id: int             # [MASK], the absorbing state of the forward process
+    image_px: int = 48
+    patch_px: int = 8        # 2x2 patches merge into one visual token: here 9 visual tokens of 16 x 16 px
+    vit_width: int = 128
+    vit_layers: int = 2
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    prompt_tokens: int = 3   # prompts are padded on the left to this length
+    window: int = 48         # longest response window trained, in tokens, EOS included
+    phase: str = "diffusion"  # the phase the weights come out of: "ar" or "diffusion"
+    trained_on: str = "tiny"  # the toy set of that preset, or "pictures": one's own
+
+
+PRESETS = {
+    "tiny": {},  # 1.5 M parameters, for 2 CPU cores
+    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=6, window=144),  # one 8 GB GPU
+}
+
+
+# ---------------------------------------------------------------- transformer block (shared by vision and language)
+
+def rotary_table(positions, head_dim):
+    """cos and sin of the rotary angles, each (positions, head_dim / 2)."""
+    frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    angles = torch.arange(positions)[:, None] * frequencies
+    return angles.cos(), angles.sin()
+
+
+def rotate(x, rotary):
+    """Turn each pair of channels of x (B, nh, T, hd) by its position's angle."""
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+class Block(nn.Module):
+    """Attention, then SwiGLU, each on the RMS-normalised residual stream; no biases."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        hidden = 128 * round(3 * width / 128)  # SwiGLU has three matrices: 3x the width costs about a 4x MLP
+        self.heads = heads
+        self.attention_norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp_norm = nn.RMSNorm(width)
+        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x, causal=False, rotary=None, past=None):
+        """x (B, T, D) -> same shape, and this layer's keys and values (B, nh, past + T, hd).
+
+        `past` holds keys and values of earlier positions, which every position of x may see; with `past` and
+        `causal`, x must be a single position."""
+        B, T, D = x.shape
+        q, k, v = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        if past is not None:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal and past is None)
+        x = x + self.out(y.transpose(1, 2).reshape(B, T, D))
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up), (k, v)
+
+
+# ---------------------------------------------------------------- vision encoder and projector (paper section 3: architecture)
+
+class ViT(nn.Module):
+    """Images -> one feature vector per patch."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.patch_px = config.patch_px
+        self.embed = nn.Linear(3 * config.patch_px ** 2, config.vit_width, bias=False)
+        patches = (config.image_px // config.patch_px) ** 2
+        self.positions = nn.Parameter(0.02 * torch.randn(patches, config.vit_width))
+        self.blocks = nn.ModuleList(Block(config.vit_width, config.heads) for _ in range(config.vit_layers))
+
+    def forward(self, images):
+        """images (B, 3, H, H), uint8 -> (B, (H / patch_px)^2, vit_width), patches row by row."""
+        pixels = images.to(self.positions.dtype) / 127.5 - 1
+        x = self.embed(F.unfold(pixels, self.patch_px, stride=self.patch_px).transpose(1, 2)) + self.positions
+        for block in self.blocks:
+            x, _ = block(x)
+        return x
+
+
+class Projector(nn.Module):
+    """Concatenate each 2x2 block of patch features, and a 2-layer MLP into the language model's width."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.norm = nn.RMSNorm(4 * config.vit_width)
+        self.up = nn.Linear(4 * config.vit_width, config.width, bias=False)
+        self.down = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, patches):
+        """patches (B, n * n, vit_width) -> visual tokens (B, n * n / 4, D)."""
+        B, N, C = patches.shape
+        n = math.isqrt(N)
+        x = patches.view(B, n // 2, 2, n // 2, 2, C).transpose(2, 3).reshape(B, N // 4, 4 * C)
+        return self.down(F.gelu(self.up(self.norm(x))))
+
+
+# ---------------------------------------------------------------- the model
+
+class Dimple(nn.Module):
+    """The same weights read causally (phase 1) or in both directions (phase 2); no timestep embedding."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.vit = ViT(config)
+        self.projector = Projector(config)
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        cos, sin = rotary_table(MAX_POSITIONS, config.width // config.heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        for name, weight in self.named_parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=0.02)
+
+    def prefix(self, images, prompt):
+        """images (B, 3, H, H) uint8, prompt (B, P) ids -> embeddings of [visual tokens][prompt] (B, V + P, D)."""
+        return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
+
+    def transformer(self, x, causal, past=None):
+        """x (B, T, D) -> hidden states (B, T, D) and the cache: keys and values of each layer, `past` included."""
+        start = 0 if past is None else past[0][0].shape[2]
+        rotary = self.cos[start:start + x.shape[1]], self.sin[start:start + x.shape[1]]
+        cache = []
+        for i, block in enumerate(self.blocks):
+            x, kv = block(x, causal, rotary, None if past is None else past[i])
+            cache.append(kv)
+        return self.norm(x), cache
+
+    def score(self, prefix, response, causal, past=None):
+        """Logits (B, W, vocab) for the response (B, W), and the cache.
+
+        Token shift: the state at position i scores token i + 1, in both phases, so response[:, 0] is scored from the
+        last position of the prefix. With `past`, `prefix` is just that last position."""
+        W = response.shape[1]
+        hidden, cache = self.transformer(torch.cat([prefix, self.embedding(response)], dim=1), causal, past)
+        return self.head(hidden[:, -W - 1:-1]), cache
+
+    def forward(self, images, prompt, response, causal):
+        return self.score(self.prefix(images, prompt), response, causal)[0]
+
+
+# ---------------------------------------------------------------- phase 1: autoregressive loss
+
+def token_nll(logits, response):
+    """-log p of each response token: (B, W, vocab), (B, W) -> (B, W)."""
+    return F.cross_entropy(logits.flatten(0, 1), response.flatten(), reduction="none").view_as(response)
+
+
+def ar_loss(model, images, prompt, response):
+    """Next-token cross-entropy under the causal mask: the mean over response tokens up to the first EOS, included.
+
+    images (B, 3, H, H) uint8, prompt (B, P), response (B, W) with at least one EOS per row -> scalar, nats per token."""
+    nll = token_nll(model(images, prompt, response, causal=True), response)  # (B, W)
+    eos = (response == model.config.eos_id).long()
+    scored = eos.cumsum(1) - eos == 0  # no EOS strictly before
+    return (nll * scored).sum() / scored.sum()
+
+
+# ---------------------------------------------------------------- phase 2: masked diffusion loss
+
+def draw_t(B, device, generator=None, eps=1e-3):
+    """One t ~ U(eps, 1] per example (B,), stratified: one draw in each of B equal slices, so a batch spans all levels."""
+    u = (torch.arange(B, device=device) + torch.rand(B, device=device, generator=generator)) / B
+    return 1 - (1 - eps) * u
+
+
+def forward_process(response, t, mask_id, generator=None):
+    """Each token of the response (B, W) becomes [MASK] with probability t (B,). Returns noisy (B, W), masked (B, W)."""
+    masked = torch.rand(response.shape, device=response.device, generator=generator) < t[:, None]
+    return response.masked_fill(masked, mask_id), masked
+
+
+def weigh(nll, masked, t, weighting):
+    """Reduce the masked tokens' nll (B, W) to a scalar, by one of three readings of the objective:
+
+    "elbo"     the paper: (1 / t) * sum over masked tokens / W, mean over examples (the ELBO of absorbing diffusion)
+    "example"  the public code as run: mean over each example's masked tokens, then over examples
+    "flat"     mean over all masked tokens of the batch: favours heavily masked examples
+    An example with no masked token counts 0."""
+    nll = nll * masked
+    if weighting == "elbo":
+        return (nll.sum(1) / t).mean() / nll.shape[1]
+    if weighting == "example":
+        return (nll.sum(1) / masked.sum(1).clamp(min=1)).mean()
+    if weighting == "flat":
+        return nll.sum() / masked.sum().clamp(min=1)
+    raise ValueError(f'weighting {weighting!r}: choose "elbo", "example" or "flat"')
+
+
+def diffusion_loss(model, images, prompt, response, weighting="flat", complementary=False, generator=None):
+    """Cross-entropy of the masked response tokens under full attention; image and prompt are never masked.
+
+    Shapes as in `ar_loss`. `complementary` enters each example a second time with the complement of its mask, so
+    that every response token is supervised once ("dual" masking; LaViDa's complementary masking)."""
+    t = draw_t(len(response), response.device, generator)
+    noisy, masked = forward_process(response, t, model.config.mask_id, generator)
+    if complementary:
+        noisy = torch.cat([noisy, response.masked_fill(~masked, model.config.mask_id)])
+        masked, t = torch.cat([masked, ~masked]), torch.cat([t, (1 - t).clamp(min=1e-3)])
+        images, prompt, response = images.repeat(2, 1, 1, 1), prompt.repeat(2, 1), response.repeat(2, 1)
+    logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)
+    return weigh(token_nll(logits, response), masked, t, weighting)
+
+
+# ---------------------------------------------------------------- schedule
+
+def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
+    """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
+
+    Each phase warms up linearly and falls by a cosine to `floor`; diffusion after AR peaks at half."""
+    if step < ar_steps:
+        phase, at, steps, peak = "ar", step, ar_steps, 1.0
+    else:
+        phase, at, steps, peak = "diffusion", step - ar_steps, diffusion_steps, 0.5 if ar_steps else 1.0
+    warm = min(1.0, (at + 1) / min(warmup, max(1, steps // 5)))
+    return phase, peak * warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
+
+
+# ---------------------------------------------------------------- decoding (paper section 4)
+
+class Step(NamedTuple):
+    """What a decoding rule sees: the current iteration, for the whole batch."""
+    iteration: int            # 0, 1, 2, ...
+    tokens: torch.Tensor      # (B, W) ids, mask_id where nothing is committed yet
+    masked: torch.Tensor      # (B, W) bool
+    given: torch.Tensor       # (B, W) bool, fixed from the start (structure prior)
+    proposal: torch.Tensor    # (B, W) ids, the token that would be committed
+    confidence: torch.Tensor  # (B, W) probability of the proposal, before temperature
+    probs: torch.Tensor       # (B, W, vocab) the distribution itself, [MASK] excluded
+
+
+class Iteration(NamedTuple):
+    """One line of a trace."""
+    tokens: torch.Tensor      # (B, W) ids after this iteration
+    committed: torch.Tensor   # (B, W) bool, by this iteration
+    confidence: torch.Tensor  # (B, W)
+
+
+@dataclass
+class Decoded:
+    tokens: torch.Tensor      # (B, W) ids, no [MASK] left
+    iterations: torch.Tensor  # (B,) passes of the model that each example needed
+    ends: torch.Tensor        # (B,) tokens before the response's EOS
+    trace: list               # of Iteration, if asked for
+
+    def response(self, b):
+        """Ids of example b's response, its EOS and what follows left out."""
+        return self.tokens[b, :self.ends[b]].tolist()
+
+
+def confident(threshold):
+    """Confident decoding: commit every position whose confidence exceeds the threshold, in (0, 1]."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
+    return lambda step: step.confidence > threshold
+
+
+def select(rule, step):
+    """The rule's choice made safe: only masked positions, and at least one for each unfinished example.
+
+    Raises TypeError if the rule does not return a bool tensor (B, W)."""
+    commit = rule(step)
+    if not isinstance(commit, torch.Tensor) or commit.dtype != torch.bool or commit.shape != step.masked.shape:
+        got = f"{commit.dtype} {tuple(commit.shape)}" if isinstance(commit, torch.Tensor) else type(commit).__name__
+        raise TypeError(f"decoding rule {getattr(rule, '__name__', rule)!r} must return a bool tensor of shape "
+                        f"{tuple(step.masked.shape)}, not {got}")
+    commit = commit & step.masked
+    best = step.confidence.masked_fill(~step.masked, -1).argmax(1, keepdim=True)  # (B, 1)
+    fallback = torch.zeros_like(commit).scatter_(1, best, True) & step.masked
+    return torch.where(commit.any(1, keepdim=True), commit, fallback)
+
+
+def propose(logits, mask_id, temperature=0.0, generator=None):
+    """logits (B, W, vocab) -> proposal (B, W), its confidence (B, W), probs (B, W, vocab)."""
+    logits[..., mask_id] = -torch.inf
+    probs = logits.softmax(-1)
+    if temperature > 0:
+        sharp = (logits / temperature).softmax(-1)
+        proposal = torch.multinomial(sharp.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+    else:
+        proposal = probs.argmax(-1)
+    return proposal, probs.gather(-1, proposal[..., None]).squeeze(-1), probs
+
+
+def response_ends(tokens, given, eos_id):
+    """Where each response ends (B,): its first EOS, but not before its last given token; W if there is none."""
+    W = tokens.shape[1]
+    position = torch.arange(W, device=tokens.device)
+    after = (given * (position + 1)).amax(1, keepdim=True)  # (B, 1) just past the last given token
+    return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
+
+
+@torch.inference_mode()
+def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, temperature=0.0, generator=None, trace=False):
+    """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given (structure prior).
+
+    images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool.
+    `prefill` runs the prefix once, with the all-masked window in view, and keeps its keys and values for later
+    passes: faster, but they go stale as tokens are committed (paper section 4). Returns Decoded."""
+    tokens, given = window.clone(), window != model.config.mask_id
+    prefix = model.prefix(images, prompt)  # (B, V + P, D)
+    iterations, lines, past = torch.zeros_like(tokens[:, 0]), [], None
+    for iteration in range(window.shape[1]):  # each pass commits at least one token per unfinished example
+        masked = tokens == model.config.mask_id
+        if not masked.any():
+            break
+        logits, cache = model.score(prefix, tokens, causal=False, past=past)
+        if prefill and past is None:  # keep what precedes the last prompt token, which the token shift needs again
+            past = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
+            prefix = prefix[:, -1:]
+        proposal, confidence, probs = propose(logits, model.config.mask_id, temperature, generator)
+        commit = select(rule, Step(iteration, tokens, masked, given, proposal, confidence, probs))
+        tokens = torch.where(commit, proposal, tokens)
+        iterations += masked.any(1)
+        if trace:
+            lines.append(Iteration(tokens, commit, confidence))
+    return Decoded(tokens, iterations, response_ends(tokens, given, model.config.eos_id), lines)
+
+
+@torch.inference_mode()
+def decode_ar(model, images, prompt, length):
+    """Greedy left-to-right decoding with a KV cache, one token per pass: the baseline, for weights of phase 1.
+
+    Stops when every example has its EOS or `length` tokens; tokens after the EOS are EOS. Returns Decoded."""
+    config = model.config
+    hidden, cache = model.transformer(model.prefix(images, prompt), causal=True)
+    tokens = torch.full((len(prompt), length), config.eos_id, device=prompt.device)
+    finished = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
+    for i in range(length):
+        token, _, _ = propose(model.head(hidden[:, -1:]), config.mask_id)  # (B, 1)
+        tokens[:, i] = token[:, 0].masked_fill(finished, config.eos_id)
+        finished |= tokens[:, i] == config.eos_id
+        if finished.all() or i == length - 1:
+            break
+        hidden, cache = model.transformer(model.embedding(tokens[:, i:i + 1]), causal=True, past=cache)
+    ends = response_ends(tokens, torch.zeros_like(tokens, dtype=torch.bool), config.eos_id)
+    return Decoded(tokens, (ends + 1).clamp(max=length), ends, [])
+
+
+# ---------------------------------------------------------------- checkpoints
+
+FORMAT = "mini-dimple checkpoint 1"
+
+
+def checkpoint(model, tokenizer):
+    """What `torch.save` writes and `load` reads: weights, config and tokenizer."""
+    return {"format": FORMAT, "config": asdict(model.config), "merges": tokenizer.merges, "weights": model.state_dict()}
+
+
+def load(path, device="cpu"):
+    """(model, tokenizer) from a checkpoint of train.py. Raises OSError for a file that cannot be read, ValueError for
+    one that is no checkpoint or of another format."""
+    from tokenizer import Tokenizer  # the standard library alone; a checkpoint carries its tokenizer's merges
+    with open(path, "rb") as f:
+        try:
+            state = torch.load(f, map_location=device, weights_only=True)
+            if state["format"] != FORMAT:
+                raise ValueError(f"its format is {state['format']!r}, this code reads {FORMAT!r}")
+            model = Dimple(Config(**state["config"]))
+            model.load_state_dict(state["weights"])
+            return model.to(device).eval(), Tokenizer(state["merges"])
+        except Exception as error:  # torch.load and foreign contents fail in many ways
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(f"{path}: not a checkpoint of Mini-Dimple ({reason})") from None

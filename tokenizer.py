@@ -1,0 +1,111 @@
+"""Byte-level BPE: train / encode / decode / save / load, in the standard library only.
+
+Token ids: 0..255 are the bytes, then one id per merge in the order learnt, then two special tokens: EOS (also the
+padding) and MASK. The special tokens are numbers, not spellings: `encode` never returns them, whatever the text says.
+"""
+import json
+import re
+from collections import Counter, defaultdict
+
+# A word keeps its leading space, so that " circle" is one token; every character falls into exactly one alternative.
+CHUNK = re.compile(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+")
+FORMAT = "mini-dimple tokenizer 1"
+
+
+def merge(ids, pair, new_id):
+    """`ids` (a list) with every occurrence of `pair`, left to right, replaced by `new_id`."""
+    out, i = [], 0
+    while i < len(ids):
+        if i + 1 < len(ids) and (ids[i], ids[i + 1]) == pair:
+            out.append(new_id)
+            i += 2
+        else:
+            out.append(ids[i])
+            i += 1
+    return out
+
+
+class Tokenizer:
+    """`merges`: the pairs of ids joined, in the order learnt; merge number i makes token 256 + i."""
+
+    def __init__(self, merges):
+        self.merges = [tuple(pair) for pair in merges]
+        self.rank = {pair: 256 + i for i, pair in enumerate(self.merges)}
+        self.bytes = [bytes([i]) for i in range(256)]
+        for a, b in self.merges:
+            self.bytes.append(self.bytes[a] + self.bytes[b])
+        self.eos_id = len(self.bytes)  # end of the response, and the padding after it
+        self.mask_id = self.eos_id + 1
+        self.vocab_size = self.eos_id + 2
+        self.cache = {}  # chunk -> ids
+
+    @classmethod
+    def train(cls, texts, vocab_size=1024):
+        """Learn merges from an iterable of strings until the vocabulary is full or no pair occurs twice."""
+        counts = Counter(chunk for text in texts for chunk in CHUNK.findall(text))
+        chunks = [list(chunk.encode("utf-8", "surrogatepass")) for chunk in counts]
+        times = list(counts.values())
+        pairs, where = Counter(), defaultdict(set)  # pair -> occurrences; pair -> the chunks that have it
+        for i, ids in enumerate(chunks):
+            for pair in zip(ids, ids[1:]):
+                pairs[pair] += times[i]
+                where[pair].add(i)
+        merges = []
+        while len(merges) < vocab_size - 258 and pairs:
+            best = max(pairs, key=lambda pair: (pairs[pair], pair))  # the pair itself breaks ties: always the same merges
+            if pairs[best] < 2:
+                break
+            for i in where[best].copy():
+                for pair in zip(chunks[i], chunks[i][1:]):
+                    pairs[pair] -= times[i]
+                chunks[i] = merge(chunks[i], best, 256 + len(merges))
+                for pair in zip(chunks[i], chunks[i][1:]):
+                    pairs[pair] += times[i]
+                    where[pair].add(i)
+            del pairs[best]
+            merges.append(best)
+        return cls(merges)
+
+    def encode(self, text):
+        """Text -> list of ids. Lossless: `decode` gives the text back."""
+        ids = []
+        for chunk in CHUNK.findall(text):
+            if chunk not in self.cache:
+                self.cache[chunk] = self._encode_chunk(chunk)
+            ids += self.cache[chunk]
+        return ids
+
+    def _encode_chunk(self, chunk):
+        ids = list(chunk.encode("utf-8", "surrogatepass"))
+        while len(ids) > 1:  # replay the merges, the earliest learnt first
+            pair = min(zip(ids, ids[1:]), key=lambda pair: self.rank.get(pair, self.vocab_size))
+            if pair not in self.rank:
+                break
+            ids = merge(ids, pair, self.rank[pair])
+        return ids
+
+    def decode(self, ids):
+        """Iterable of ids -> text. EOS and MASK give nothing; bytes that are no UTF-8 give U+FFFD.
+
+        Raises IndexError for an id outside the vocabulary."""
+        raw = b"".join(self.bytes[i] for i in map(int, ids) if i not in (self.eos_id, self.mask_id))
+        try:
+            return raw.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return raw.decode("utf-8", "replace")
+
+    def save(self, path):
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump({"format": FORMAT, "merges": self.merges}, f)
+
+    @classmethod
+    def load(cls, path):
+        """Raises OSError for a file that cannot be read, ValueError for one that is no tokenizer."""
+        with open(path, encoding="utf-8") as f:
+            try:
+                state = json.load(f)
+                if state["format"] != FORMAT:
+                    raise ValueError(f"format {state['format']!r}")
+                return cls(state["merges"])
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise ValueError(f"{path}: not a tokenizer saved by Mini-Dimple ({error})") from None

@@ -1,0 +1,447 @@
+"""Train Mini-Dimple: autoregressive, then diffusion. `python train.py --help` lists the options; README.md explains them.
+
+Reads top to bottom: command line, data, optimizers, evaluation, the run (with its checkpoints), main.
+"""
+import argparse
+import contextlib
+import csv
+import hashlib
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from data import Batches, folder, pad_prompts, toy
+from mini_dimple import (PRESETS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar, diffusion_loss,
+                         schedule)
+from tokenizer import Tokenizer
+
+RECIPES = ("ar-then-diffusion", "diffusion", "ar")
+TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, of the first phase
+    "tiny": dict(ar_steps=500, diffusion_steps=1000, batch_size=64, examples=20_000, muon_lr=0.02, adamw_lr=2e-3),
+    "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.02, adamw_lr=1e-3),
+}
+THRESHOLD = 0.9         # of confident decoding, in evaluation and in sample.py
+HELD_OUT_SCENES = 2000
+EVAL_BATCH = 100
+SAVE_EVERY = 250        # steps between two writes of last.pt
+LOG_EVERY = 10          # steps between two looks at the loss: each look waits for the device
+LAST_FORMAT = "mini-dimple run 1"
+LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")
+BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{postfix}, {remaining} left]"
+FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
+
+
+# ---------------------------------------------------------------- command line
+
+class Parser(argparse.ArgumentParser):
+    """Errors are one line on stderr and exit status 2."""
+
+    def error(self, message):
+        print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+        raise SystemExit(2)
+
+    @contextlib.contextmanager
+    def reporting(self, *kinds):
+        """Inside, these exceptions are the user's to mend: reported by `error`, without a traceback."""
+        try:
+            yield
+        except kinds as error:
+            self.error(error)
+
+
+def count(text):
+    """argparse type: a whole number, 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
+    return number
+
+
+def share(text):
+    """argparse type: a fraction, at least 0 and below 1."""
+    number = float(text)
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 0 and below 1")
+    return number
+
+
+def pick_device(name):
+    """auto | cpu | cuda -> torch device. Raises ValueError for cuda without CUDA."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this PyTorch sees no CUDA device; use --device cpu, or install a CUDA build "
+                         "(https://pytorch.org/get-started/locally)")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def parse(argv=None):
+    """The parser and its arguments; options not given are absent, so that --resume can tell them from defaults."""
+    parser = Parser(description=__doc__.splitlines()[0], argument_default=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where everything is written (default: out)")
+    parser.add_argument("--preset", choices=PRESETS, help="tiny: 2 CPU cores (default); small: one 8 GB GPU")
+    parser.add_argument("--recipe", choices=RECIPES, help="default: ar-then-diffusion; the others get the same number of steps")
+    parser.add_argument("--ar-steps", type=count, metavar="N")
+    parser.add_argument("--diffusion-steps", type=count, metavar="N")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
+    parser.add_argument("--holdout", type=share, metavar="F", help="share of your pictures held out (default: 0.1; 0 for none)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--compile", action="store_true", help="torch.compile: slower to start, faster steps on a GPU")
+    parser.add_argument("--seed", type=count, metavar="S", help="default: 0")
+    parser.add_argument("--resume", action="store_true", default=False, help="go on from DIR/last.pt")
+    parser.add_argument("--overwrite", action="store_true", default=False, help="replace what an earlier run left in DIR")
+    return parser, parser.parse_args(argv)
+
+
+def settings_from(args, device):
+    """All that decides a run's numbers, as a dict. Raises ValueError for options that contradict each other."""
+    given = vars(args)
+    preset, recipe = given.get("preset", "tiny"), given.get("recipe", "ar-then-diffusion")
+    budget = TRAINING[preset]["ar_steps"], TRAINING[preset]["diffusion_steps"]
+    defaults = {"ar-then-diffusion": budget, "diffusion": (0, sum(budget)), "ar": (sum(budget), 0)}[recipe]
+    steps = given.get("ar_steps", defaults[0]), given.get("diffusion_steps", defaults[1])
+    if recipe == "diffusion" and steps[0]:
+        raise ValueError("--ar-steps: the recipe 'diffusion' has no autoregressive phase; use --recipe ar-then-diffusion")
+    if recipe == "ar" and steps[1]:
+        raise ValueError("--diffusion-steps: the recipe 'ar' has no diffusion phase; use --recipe ar-then-diffusion")
+    if not sum(steps):
+        raise ValueError("--ar-steps 0 and --diffusion-steps 0: nothing to train")
+    if "holdout" in given and "data" not in given:
+        raise ValueError("--holdout is for your own pictures: give --data too")
+    return dict(preset=preset, recipe=recipe, ar_steps=steps[0], diffusion_steps=steps[1],
+                data=str(given["data"].resolve()) if "data" in given else None, holdout=given.get("holdout", 0.1),
+                seed=given.get("seed", 0), device=device.type, compile=given.get("compile", False))
+
+
+# ---------------------------------------------------------------- data
+
+def prepare(settings):
+    """-> train Split, evaluation Split, tokenizer, Config, and a fingerprint of the training data.
+
+    Raises ValueError for a bad --data folder."""
+    preset, shape = settings["preset"], PRESETS[settings["preset"]]
+    image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
+    if settings["data"]:
+        (train, train_lines), (test, test_lines) = folder.read(settings["data"], image_px, settings["holdout"])
+        tokenizer = Tokenizer.train(train.texts + train.prompts)
+        for split, lines in ((train, train_lines), (test, test_lines)):
+            if split:
+                folder.check_lengths(split, lines, tokenizer, window)
+        if test is None:
+            print("no picture is held out: the figures will be of the training pictures")
+            test = train
+        prompts = train.prompts + test.prompts
+    else:
+        train = toy.examples(toy.TOYS[preset], TRAINING[preset]["examples"], settings["seed"], held_out=False)
+        test = toy.examples(toy.TOYS[preset], HELD_OUT_SCENES, 0, held_out=True, instruction=toy.DESCRIBE)
+        tokenizer = Tokenizer.train(train.texts + train.prompts)
+        prompts = [toy.DESCRIBE, toy.COUNT]
+    config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,
+                    prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts),
+                    trained_on="pictures" if settings["data"] else preset)
+    digest = hashlib.sha256(repr((train.prompts, train.texts)).encode("utf-8", "surrogatepass"))
+    digest.update(train.images.numpy())
+    return train, test, tokenizer, config, digest.hexdigest()
+
+
+# ---------------------------------------------------------------- optimizers
+
+def make_optimizers(model, muon_lr, adamw_lr):
+    """Muon for the matrices that turn features into features, AdamW for the rest (norms, positions, token embedding
+    and head); no weight decay. [(optimizer, peak lr)]"""
+    matrices = [name for name, p in model.named_parameters() if p.dim() == 2 and name.endswith(".weight")
+                and name.split(".")[0] in ("vit", "projector", "blocks")]
+    muon = [p for name, p in model.named_parameters() if name in matrices]
+    rest = [p for name, p in model.named_parameters() if name not in matrices]
+    return [(torch.optim.Muon(muon, lr=muon_lr, weight_decay=0.0), muon_lr),
+            (torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0, fused=True), adamw_lr)]
+
+
+def autocast(device):
+    """bf16 on CUDA; float32 on the CPU, where bf16 gains nothing."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+# ---------------------------------------------------------------- evaluation
+
+def caption_all(model, tokenizer, split, prompts, greedy_ar, prefill=True):
+    """Decode every picture of the split -> texts, mean iterations, seconds. Confident decoding, or greedy AR."""
+    device, config = next(model.parameters()).device, model.config
+    ids = pad_prompts(prompts, tokenizer, config.prompt_tokens)
+    texts, iterations, start = [], 0, time.perf_counter()
+    for i in tqdm(range(0, len(ids), EVAL_BATCH), desc="evaluating", leave=False, disable=None):
+        images, prompt = split.images[i:i + EVAL_BATCH].to(device), ids[i:i + EVAL_BATCH].to(device)
+        with autocast(device):
+            if greedy_ar:
+                out = decode_ar(model, images, prompt, config.window)
+            else:
+                window = torch.full((len(prompt), config.window), config.mask_id, device=device)
+                out = decode(model, images, prompt, window, confident(THRESHOLD), prefill)
+        texts += [tokenizer.decode(out.response(b)) for b in range(len(prompt))]
+        iterations += out.iterations.sum().item()
+    return texts, iterations / len(ids), time.perf_counter() - start
+
+
+def evaluate(model, tokenizer, split, phase):
+    """-> figures of the phase just trained (dict), the captions, which are right. AR weights decode left to right."""
+    greedy = phase == "ar"
+    texts, iterations, seconds = caption_all(model, tokenizer, split, split.prompts, greedy)
+    figures = dict(iterations=iterations, response_tokens=statistics.mean(len(tokenizer.encode(t)) + 1 for t in split.texts))
+    if split.scenes is None:
+        right = [text == wanted for text, wanted in zip(texts, split.texts)]
+        return dict(exact_match=statistics.mean(right), loss=mean_loss(model, tokenizer, split, phase), **figures), texts, right
+    board = toy.TOYS[model.config.trained_on]
+    well_formed, right = zip(*(toy.grade(text, scene, board) for text, scene in zip(texts, split.scenes)))
+    counts, _, _ = caption_all(model, tokenizer, split, [toy.COUNT] * len(texts), greedy)
+    figures = dict(correct=statistics.mean(right), well_formed=statistics.mean(well_formed), **figures,
+                   count_correct=statistics.mean(text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)))
+    if not greedy:
+        plain, _, plain_seconds = caption_all(model, tokenizer, split, split.prompts, greedy, prefill=False)
+        figures["correct_without_prefill"] = statistics.mean(toy.grade(t, s, board)[1] for t, s in zip(plain, split.scenes))
+        figures["prefill_speedup"] = plain_seconds / seconds
+    return figures, texts, right
+
+
+@torch.no_grad()
+def mean_loss(model, tokenizer, split, phase):
+    """The phase's loss over a split, each example once: the mean over examples, nats per token."""
+    device = next(model.parameters()).device
+    batches = Batches(split, tokenizer, model.config, 1, 0, device)
+    generator = torch.Generator(device).manual_seed(0)
+    return statistics.mean(phase_loss(model, batches(i, phase), phase, generator).item() for i in range(len(split.texts)))
+
+
+def draw_samples(split, texts, right, path, size_px=192, shown=8):
+    """The split's first pictures with their captions, in two rows; a wrong caption is red."""
+    font = ImageFont.load_default(13)
+    columns, height_px = math.ceil(min(shown, len(texts)) / 2), size_px + 128
+    sheet = Image.new("RGB", (columns * (size_px + 16), 2 * height_px), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i in range(min(shown, len(texts))):
+        x, y = i % columns * (size_px + 16) + 8, i // columns * height_px + 8
+        picture = Image.fromarray(split.images[i].permute(1, 2, 0).numpy())
+        sheet.paste(picture.resize((size_px, size_px), Image.Resampling.NEAREST), (x, y))
+        lines = [""]
+        for word in texts[i].encode("utf-8", "replace").decode().split():
+            if lines[-1] and pen.textlength(f"{lines[-1]} {word}", font) > size_px:
+                lines.append("")
+            lines[-1] = f"{lines[-1]} {word}".strip()
+        pen.multiline_text((x, y + size_px + 4), "\n".join(lines[:7]), "black" if right[i] else "red", font)
+    sheet.save(path)
+
+
+# ---------------------------------------------------------------- the run
+
+class NotFinite(Exception):
+    """The loss or the weights are no longer finite numbers."""
+
+
+def phase_loss(model, batch, phase, generator):
+    if phase == "ar":
+        return ar_loss(model, *batch)
+    return diffusion_loss(model, *batch, generator=generator)
+
+
+def write(path, save):
+    """`save(file)` into a file that appears at `path` whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        save(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_last(path):
+    """The state of an unfinished run. Raises ValueError if there is none, or if it cannot be read."""
+    if not path.exists():
+        raise ValueError(f"--resume: {path} does not exist; start without --resume")
+    try:
+        state = torch.load(path, weights_only=True)
+        if state["format"] != LAST_FORMAT:
+            raise ValueError(f"its format is {state['format']!r}, this code reads {LAST_FORMAT!r}")
+    except Exception as error:  # foreign and damaged files fail in many ways
+        raise ValueError(f"{path}: not a run that can be resumed ({(str(error) or repr(error)).splitlines()[0]})") from None
+    return state
+
+
+def resumed_settings(args, device, state, path):
+    """The stored settings. Raises ValueError if the command line asks for others."""
+    stored = state["settings"]
+    asked = {**vars(args), "device": device.type}
+    if "data" in asked:
+        asked["data"] = str(asked["data"].resolve())
+    for name, value in stored.items():
+        if name in asked and asked[name] != value:
+            raise ValueError(f"--resume: --{name.replace('_', '-')} is {asked[name]} here, {value} in {path}; "
+                             "a run goes on with the settings it began with")
+    return stored
+
+
+class Run:
+    """One training run: model, optimizers, and what is written to `out`."""
+
+    def __init__(self, settings, out, device, state=None):
+        """`state`: what `read_last` gave. Raises ValueError for bad data, or data that differs from the state's."""
+        self.settings, self.out, self.device = settings, out, device
+        self.train_split, self.test_split, self.tokenizer, config, self.fingerprint = prepare(settings)
+        torch.manual_seed(settings["seed"])
+        self.model = Dimple(config).to(device)
+        training = TRAINING[settings["preset"]]
+        self.optimizers = make_optimizers(self.model, training["muon_lr"], training["adamw_lr"])
+        self.batches = Batches(self.train_split, self.tokenizer, config, training["batch_size"], settings["seed"], device)
+        self.step, self.seconds, self.results, self.pending, self.saved = 0, {}, {}, [], None
+        if state:
+            if state["fingerprint"] != self.fingerprint:
+                raise ValueError("--resume: the training data is no longer what the run began with")
+            self.model.load_state_dict(state["weights"])
+            for (optimizer, _), saved in zip(self.optimizers, state["optimizers"]):
+                optimizer.load_state_dict(saved)
+            self.step, self.seconds, self.results, self.saved = (state[k] for k in ("step", "seconds", "results", "step"))
+        out.mkdir(parents=True, exist_ok=True)
+        self.start_log()
+
+    def start_log(self):
+        """An empty log.csv, or on resuming the rows up to the checkpoint; other files of an earlier run go."""
+        log, rows = self.out / "log.csv", []
+        if self.step:
+            with open(log, newline="") as file:
+                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= self.step]
+        else:
+            for name in FILES:
+                (self.out / name).unlink(missing_ok=True)
+        with open(log, "w", newline="") as file:
+            csv.writer(file).writerows([LOG_COLUMNS, *rows])
+
+    def fit(self):
+        """Both phases to their ends, each followed by its checkpoint and evaluation. Raises NotFinite."""
+        ar_steps, diffusion_steps = self.settings["ar_steps"], self.settings["diffusion_steps"]
+        total = ar_steps + diffusion_steps
+        compute_loss = torch.compile(self.model) if self.settings["compile"] else self.model
+        generator = torch.Generator(self.device)
+        for phase, end in (("ar", ar_steps), ("diffusion", total)):
+            if phase in self.results or end == (0 if phase == "ar" else ar_steps):  # done before, or not in this recipe
+                continue
+            self.model.train()
+            with tqdm(total=total, initial=self.step, desc=phase, unit="step", bar_format=BAR) as self.bar:
+                self.clock = time.perf_counter()
+                while self.step < end:
+                    _, factor = schedule(self.step, ar_steps, diffusion_steps)
+                    for optimizer, peak in self.optimizers:
+                        for group in optimizer.param_groups:
+                            group["lr"] = peak * factor
+                    generator.manual_seed(self.settings["seed"] * 1_000_003 + self.step)
+                    with autocast(self.device):
+                        loss = phase_loss(compute_loss, self.batches(self.step, phase), phase, generator)
+                    loss.backward()
+                    for optimizer, _ in self.optimizers:
+                        optimizer.step()
+                        optimizer.zero_grad()
+                    self.step += 1
+                    self.pending.append((self.step, loss.detach(), peak * factor))
+                    due = self.step % SAVE_EVERY == 0 or self.step == end
+                    if due or self.step % LOG_EVERY == 0:
+                        self.log(phase)
+                    if due:
+                        self.save()
+            self.finish(phase)
+
+    def log(self, phase):
+        """Look at the losses since the last look (the device is waited for only here): check, log, show."""
+        losses = torch.stack([loss for _, loss, _ in self.pending]).tolist()
+        now = time.perf_counter()
+        rate = len(losses) * self.batches.batch_size / (now - self.clock)
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.clock
+        self.clock = now
+        with open(self.out / "log.csv", "a", newline="") as file:
+            for (step, _, lr), loss in zip(self.pending, losses):
+                if not math.isfinite(loss):
+                    raise NotFinite(f"the loss is {loss} at step {step}")
+                csv.writer(file).writerow([step, phase, loss, lr, round(rate, 1), round(sum(self.seconds.values()), 3)])
+        self.bar.set_postfix_str(f"loss {losses[-1]:.3f}, lr {lr:.1e}, {rate:.0f} images/s")
+        self.bar.update(len(losses))
+        self.pending = []
+
+    def save(self):
+        """last.pt: everything needed to go on as if nothing had happened."""
+        if not all(weight.isfinite().all() for weight in self.model.parameters()):
+            raise NotFinite(f"a weight is not finite after step {self.step}")
+        state = dict(format=LAST_FORMAT, settings=self.settings, fingerprint=self.fingerprint, step=self.step,
+                     seconds=self.seconds, results=self.results, weights=self.model.state_dict(),
+                     optimizers=[optimizer.state_dict() for optimizer, _ in self.optimizers])
+        write(self.out / "last.pt", lambda file: torch.save(state, file))
+        self.saved = self.step
+
+    def finish(self, phase):
+        """Checkpoint and evaluation of a phase; after the last one, the result files."""
+        last = phase == "diffusion" or not self.settings["diffusion_steps"]
+        self.model.config.phase = phase
+        for name in ["ar_phase.pt"] * (phase == "ar") + ["mini_dimple.pt"] * last:
+            write(self.out / name, lambda file: torch.save(checkpoint(self.model, self.tokenizer), file))
+        self.model.eval()
+        figures, texts, right = evaluate(self.model, self.tokenizer, self.test_split, phase)
+        self.results[phase] = figures
+        print(f"{phase}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+        if not last:
+            return self.save()
+        draw_samples(self.test_split, texts, right, self.out / "samples.png")
+        quality = "correct" if "correct" in figures else "exact_match"
+        result = dict(
+            **figures, **{f"ar_{quality}": self.results["ar"][quality] if "ar" in self.results else None},
+            rule="greedy, left to right" if phase == "ar" else f"confident:{THRESHOLD}",
+            train_seconds=round(sum(self.seconds.values()), 1), steps=self.step,
+            ms_per_step={name: round(1000 * seconds / self.settings[f"{name}_steps"], 1) for name, seconds in self.seconds.items()},
+            device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu", threads=torch.get_num_threads(),
+            **{key: self.settings[key] for key in ("recipe", "preset", "seed")})
+        if self.device.type == "cuda":
+            result["peak_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2 ** 20)
+        write(self.out / "result.json", lambda file: file.write(json.dumps(result, indent=1).encode()))
+        self.save()
+
+
+# ---------------------------------------------------------------- main
+
+def main(argv=None):
+    parser, args = parse(argv)
+    last = args.out / "last.pt"
+    with parser.reporting(ValueError, OSError):
+        device, state = pick_device(args.device), None
+        if args.resume and args.overwrite:
+            raise ValueError("--resume and --overwrite: choose one")
+        if args.resume:
+            state = read_last(last)
+            settings = resumed_settings(args, device, state, last)
+        else:
+            settings = settings_from(args, device)
+            found = [name for name in FILES if (args.out / name).exists()]
+            if found and not args.overwrite:
+                raise ValueError(f"--out {args.out}: holds {found[0]} of an earlier run; --resume goes on with an unfinished "
+                                 "one, --overwrite replaces it, --out elsewhere keeps it")
+        if state and (args.out / "result.json").exists():
+            print(f"{args.out} is finished: nothing to resume")
+            return
+        run = Run(settings, args.out, device, state)
+    size = sum(p.numel() for p in run.model.parameters()) / 1e6
+    print(f"{settings['preset']}: {size:.2f} M parameters, {len(run.train_split.texts)} training pictures, on {device} "
+          f"({torch.get_num_threads()} threads), into {args.out}")
+    checkpoint_words = lambda: f"the last good checkpoint is {last} (step {run.saved})" if run.saved else "no checkpoint yet"
+    try:
+        with parser.reporting(OSError):
+            run.fit()
+    except NotFinite as error:
+        print(f"{parser.prog}: {error}; {checkpoint_words()}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print(f"\n{parser.prog}: stopped after step {run.step}; {checkpoint_words()}; --resume goes on from it", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"captions of held-out pictures: {args.out / 'samples.png'}; figures: {args.out / 'result.json'}")
+
+
+if __name__ == "__main__":
+    main()
