@@ -66,7 +66,7 @@ class Block(nn.Module):
 
     def __init__(self, width, heads):
         super().__init__()
-        hidden = 128 * round(3 * width / 128)  # SwiGLU has three matrices: 3x the width costs about a 4x MLP
+        hidden = 3 * width  # SwiGLU has three matrices: about the cost of the classic two of 4x the width
         self.heads = heads
         self.attention_norm = nn.RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -330,7 +330,7 @@ def response_ends(tokens, given, eos_id):
     return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, temperature=0.0, generator=None, trace=False):
     """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given (structure prior).
 
@@ -357,7 +357,7 @@ def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, tem
     return Decoded(tokens, iterations, response_ends(tokens, given, model.config.eos_id), lines)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def decode_ar(model, images, prompt, length):
     """Greedy left-to-right decoding with a KV cache, one token per pass: the baseline, for weights of phase 1.
 

@@ -1,4 +1,5 @@
 """Caption a picture with a trained Mini-Dimple, and watch the tokens being committed. `python sample.py --help`."""
+import math
 import random
 import re
 import sys
@@ -79,8 +80,8 @@ def main(argv=None):
     with parser.reporting(ValueError, OSError):
         device, path = pick_device(args.device), find_checkpoint(args.checkpoint)
         rule = parse_rule(args.rule or f"confident:{THRESHOLD}")
-        if not args.temperature >= 0:
-            raise ValueError(f"--temperature {args.temperature}: must be 0 or more")
+        if not 0 <= args.temperature < math.inf:
+            raise ValueError(f"--temperature {args.temperature}: must be a number, 0 or more")
         model, tokenizer = load(path, device)
         config = model.config
         if config.phase == "ar" and (args.rule or args.prior or args.no_prefill or args.temperature):

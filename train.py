@@ -25,8 +25,8 @@ from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
 TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, of the first phase
-    "tiny": dict(ar_steps=500, diffusion_steps=1000, batch_size=64, examples=20_000, muon_lr=0.02, adamw_lr=2e-3),
-    "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.02, adamw_lr=1e-3),
+    "tiny": dict(ar_steps=500, diffusion_steps=1000, batch_size=64, examples=20_000, muon_lr=0.012, adamw_lr=1e-2),
+    "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.012, adamw_lr=5e-3),
 }
 THRESHOLD = 0.9         # of confident decoding, in evaluation and in sample.py
 HELD_OUT_SCENES = 2000
@@ -192,18 +192,18 @@ def evaluate(model, tokenizer, split, phase):
     """-> figures of the phase just trained (dict), the captions, which are right. AR weights decode left to right."""
     greedy = phase == "ar"
     texts, iterations, seconds = caption_all(model, tokenizer, split, split.prompts, greedy)
-    figures = dict(iterations=iterations, response_tokens=statistics.mean(len(tokenizer.encode(t)) + 1 for t in split.texts))
+    figures = dict(iterations=iterations, response_tokens=statistics.fmean(len(tokenizer.encode(t)) + 1 for t in split.texts))
     if split.scenes is None:
         right = [text == wanted for text, wanted in zip(texts, split.texts)]
-        return dict(exact_match=statistics.mean(right), loss=mean_loss(model, tokenizer, split, phase), **figures), texts, right
+        return dict(exact_match=statistics.fmean(right), loss=mean_loss(model, tokenizer, split, phase), **figures), texts, right
     board = toy.TOYS[model.config.trained_on]
     well_formed, right = zip(*(toy.grade(text, scene, board) for text, scene in zip(texts, split.scenes)))
     counts, _, _ = caption_all(model, tokenizer, split, [toy.COUNT] * len(texts), greedy)
-    figures = dict(correct=statistics.mean(right), well_formed=statistics.mean(well_formed), **figures,
-                   count_correct=statistics.mean(text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)))
+    figures = dict(correct=statistics.fmean(right), well_formed=statistics.fmean(well_formed), **figures,
+                   count_correct=statistics.fmean(text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)))
     if not greedy:
         plain, _, plain_seconds = caption_all(model, tokenizer, split, split.prompts, greedy, prefill=False)
-        figures["correct_without_prefill"] = statistics.mean(toy.grade(t, s, board)[1] for t, s in zip(plain, split.scenes))
+        figures["correct_without_prefill"] = statistics.fmean(toy.grade(t, s, board)[1] for t, s in zip(plain, split.scenes))
         figures["prefill_speedup"] = plain_seconds / seconds
     return figures, texts, right
 
@@ -214,7 +214,7 @@ def mean_loss(model, tokenizer, split, phase):
     device = next(model.parameters()).device
     batches = Batches(split, tokenizer, model.config, 1, 0, device)
     generator = torch.Generator(device).manual_seed(0)
-    return statistics.mean(phase_loss(model, batches(i, phase), phase, generator).item() for i in range(len(split.texts)))
+    return statistics.fmean(phase_loss(model, batches(i, phase), phase, generator).item() for i in range(len(split.texts)))
 
 
 def draw_samples(split, texts, right, path, size_px=192, shown=8):

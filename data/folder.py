@@ -97,7 +97,7 @@ def split(side):
     return Split(torch.stack(images), list(prompts), list(texts)), list(where)
 
 
-def check_lengths(split, where, tokenizer, window, prompt_tokens):
+def check_lengths(split, where, tokenizer, window, prompt_tokens=64):
     """Raises ValueError naming file and line of a caption or prompt that does not fit."""
     for text, prompt, place in zip(split.texts, split.prompts, where):
         length = len(tokenizer.encode(text))

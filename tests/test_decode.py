@@ -1,0 +1,182 @@
+"""What the decoding loop guarantees, whatever the model, the window, the prior or the rule."""
+import random
+
+import pytest
+import torch
+from conftest import EOS, MASK, random_inputs, random_model
+
+from mini_dimple import confident, decode, decode_ar
+
+
+def random_window(rng, B, W):
+    """Windows with priors: each position given (any ordinary token, EOS too) with a probability of the case's own."""
+    share = rng.choice([0, 0, 0.2, 0.6, 1])
+    return torch.tensor([[rng.randrange(MASK) if rng.random() < share else MASK for _ in range(W)] for _ in range(B)])
+
+
+def wild_rules(rng):
+    g = torch.Generator().manual_seed(rng.randrange(1000))
+    yield "nothing", lambda step: torch.zeros_like(step.masked)
+    yield "everything", lambda step: torch.ones_like(step.masked)
+    yield "what is not masked", lambda step: ~step.masked
+    yield "what is given", lambda step: step.given
+    yield "at random", lambda step: torch.rand(step.masked.shape, generator=g) < 0.3
+    yield "first example only", lambda step: step.masked & (torch.arange(len(step.masked)) == 0)[:, None]
+    yield "confident", confident(rng.choice([1e-9, 0.05, 0.3, 0.9, 1.0]))
+
+
+@pytest.mark.parametrize("case", range(25))
+def test_guarantees_of_the_loop(case):
+    rng = random.Random(case)
+    B, W = rng.randint(1, 5), rng.randint(1, 12)
+    model, (images, prompt, _) = random_model(case, rng.choice([0.1, 0.5, 1.5])), random_inputs(case, B, W)
+    for name, rule in wild_rules(rng):
+        window = random_window(rng, B, W)
+        before = window.clone()
+        out = decode(model, images, prompt, window, rule, prefill=rng.random() < 0.5, temperature=rng.choice([0, 0, 1.0, 50.0]),
+                     generator=torch.Generator().manual_seed(case), trace=True)
+        assert torch.equal(window, before), "the caller's window is left alone"
+        given, masks = window != MASK, (window == MASK).sum(1)
+        assert torch.equal(out.tokens[given], window[given]), "given tokens never change"
+        assert not (out.tokens == MASK).any(), "[MASK] is never proposed nor left"
+        assert (out.iterations <= masks).all() and ((out.iterations > 0) == (masks > 0)).all()
+        assert len(out.trace) == out.iterations.max()
+        tokens = window
+        for number, line in enumerate(out.trace):
+            unfinished = (tokens == MASK).any(1)
+            assert torch.equal(line.committed.any(1), unfinished), "at least one commit per unfinished example"
+            assert not line.committed[tokens != MASK].any(), "only masked positions are committed"
+            assert torch.equal(line.tokens[~line.committed], tokens[~line.committed]), "committed tokens never change"
+            assert torch.equal(unfinished, number < out.iterations)
+            tokens = line.tokens
+        assert torch.equal(tokens, out.tokens)
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_a_batch_decodes_as_each_example_alone(seed, prefill):
+    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 64, 12)
+    window = random_window(random.Random(seed + 1), 64, 12)
+    for threshold in (0.1, 0.4, 1.0):
+        batch = decode(model, images, prompt, window, confident(threshold), prefill)
+        for b in range(64):
+            one = slice(b, b + 1)
+            alone = decode(model, images[one], prompt[one], window[one], confident(threshold), prefill)
+            assert torch.equal(batch.tokens[one], alone.tokens) and torch.equal(batch.iterations[one], alone.iterations)
+    batch = decode_ar(model, images, prompt, 12)
+    for b in range(64):
+        alone = decode_ar(model, images[b:b + 1], prompt[b:b + 1], 12)
+        assert torch.equal(batch.tokens[b:b + 1], alone.tokens) and batch.iterations[b] == alone.iterations[0]
+
+
+def slow_decode(model, images, prompt, window, threshold, prefill):
+    """One example, one position at a time, in plain Python: the algorithm of paper section 4 in its most literal form."""
+    tokens, iterations, frozen = window[0].tolist(), 0, None
+    prefix = model.prefix(images, prompt)
+    while MASK in tokens:
+        x = torch.cat([prefix, model.embedding(torch.tensor([tokens]))], 1)
+        if prefill and frozen is not None:  # layer by layer: positions before the last prompt token keep their keys and values
+            start, cache = prefix.shape[1] - 1, frozen
+            hidden, _ = model.transformer(x[:, start:], False, cache)
+            logits = model.head(hidden[:, :-1])[0]
+        else:
+            hidden, cache = model.transformer(x, False)
+            frozen = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
+            logits = model.head(hidden[:, prefix.shape[1] - 1:-1])[0]
+        iterations += 1
+        best, commits = None, []
+        for i, token in enumerate(tokens):
+            if token == MASK:
+                row = [-float("inf") if v == MASK else logits[i, v].item() for v in range(20)]
+                norm = sum(torch.tensor(row).sub(max(row)).exp().tolist())
+                proposal = max(range(20), key=row.__getitem__)
+                confidence = 1 / norm
+                if best is None or confidence > best[0]:
+                    best = confidence, i, proposal
+                if confidence > threshold:
+                    commits.append((confidence, i, proposal))
+        for _, i, proposal in commits or [best]:
+            tokens[i] = proposal
+    return tokens, iterations
+
+
+@pytest.mark.parametrize("prefill", [True, False])
+def test_decoding_equals_a_literal_reading_of_the_paper(seed, prefill):
+    model = random_model(seed, 0.4)
+    for case in range(6):
+        images, prompt, _ = random_inputs(100 * seed + case, 1, 9)
+        window = random_window(random.Random(case), 1, 9)
+        for threshold in (0.15, 0.5):
+            out = decode(model, images, prompt, window, confident(threshold), prefill)
+            with torch.no_grad():
+                tokens, iterations = slow_decode(model, images, prompt, window, threshold, prefill)
+            assert out.tokens[0].tolist() == tokens and out.iterations.item() == iterations
+
+
+def test_prefilling_changes_nothing_in_the_first_iteration_and_something_later(seed):
+    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 8, 12)
+    window = torch.full((8, 12), MASK)
+    kept, full = (decode(model, images, prompt, window, confident(1.0), prefill, trace=True) for prefill in (True, False))
+    assert torch.equal(kept.trace[0].tokens, full.trace[0].tokens)
+    assert any(not torch.allclose(a.confidence, b.confidence) for a, b in zip(kept.trace[1:], full.trace[1:]))
+
+
+def test_threshold_one_commits_one_token_at_a_time_the_most_confident_first(seed):
+    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 4, 9)
+    out = decode(model, images, prompt, torch.full((4, 9), MASK), confident(1.0), trace=True)
+    assert out.iterations.tolist() == [9] * 4
+    masked = torch.ones(4, 9, dtype=torch.bool)
+    for line in out.trace:
+        assert torch.equal(line.committed.float().argmax(1), line.confidence.masked_fill(~masked, -1).argmax(1))
+        masked &= ~line.committed
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, float("nan"), float("inf")])
+def test_thresholds_outside_0_1_are_refused(threshold):
+    with pytest.raises(ValueError, match="threshold"):
+        confident(threshold)
+
+
+def test_confidence_is_read_before_temperature_and_without_mask(seed):
+    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 3, 6)
+    window, seen = torch.full((3, 6), MASK), []
+    def watch(step):
+        seen.append(step)
+        return step.masked
+    decode(model, images, prompt, window, watch, temperature=30.0, generator=torch.Generator().manual_seed(seed))
+    logits = model(images, prompt, window, causal=False)[..., :MASK]  # [MASK] is the last id
+    probs = logits.softmax(-1)
+    torch.testing.assert_close(seen[0].probs[..., :MASK], probs)
+    torch.testing.assert_close(seen[0].confidence, probs.gather(-1, seen[0].proposal[..., None])[..., 0])
+    assert (seen[0].proposal != probs.argmax(-1)).any(), "at temperature 30 some proposals are not the most probable"
+
+
+def test_temperature_samples_from_the_sharpened_distribution():
+    model, (images, prompt, _) = random_model(1, 0.3), random_inputs(1, 1, 1)
+    images, prompt = images.expand(4000, -1, -1, -1), prompt.expand(4000, -1)
+    out = decode(model, images, prompt, torch.full((4000, 1), MASK), temperature=2.0, generator=torch.Generator().manual_seed(0))
+    logits = model(images[:1], prompt[:1], torch.tensor([[MASK]]), causal=False)[0, 0, :MASK]
+    seen = torch.bincount(out.tokens[:, 0], minlength=MASK) / 4000
+    torch.testing.assert_close(seen.double(), (logits / 2).softmax(-1), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("answer", [None, 1, torch.ones(2, 5), torch.ones(5, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)])
+def test_a_rule_that_returns_something_else_is_named(answer):
+    def my_rule(step):
+        return answer
+    images, prompt, _ = random_inputs(0, 2, 5)
+    with pytest.raises(TypeError, match=r"my_rule.*bool tensor of shape \(2, 5\)"):
+        decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
+
+
+def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
+    model, (images, prompt, _) = random_model(0), random_inputs(0, 3, 5)
+    window = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])
+    out = decode(model, images, prompt, window)
+    assert out.iterations.tolist() == [0, 0, 0]
+    assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]]  # all given
+    one_free = decode(model, images, prompt, torch.tensor([[EOS, 4, MASK]] * 3))
+    assert all(one_free.response(b)[:2] == [EOS, 4] for b in range(3))
+    free = decode(model, images, prompt, torch.full((3, 5), MASK))
+    for b in range(3):
+        row = free.tokens[b].tolist()
+        assert free.response(b) == (row[:row.index(EOS)] if EOS in row else row)

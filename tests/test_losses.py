@@ -1,0 +1,122 @@
+"""The losses against slow, obvious computations; the forward process; the schedule."""
+import math
+
+import pytest
+import torch
+from conftest import EOS, MASK, random_inputs, random_model
+
+from mini_dimple import ar_loss, diffusion_loss, draw_t, forward_process, schedule, weigh
+
+
+def log_prob(model, images, prompt, response, causal, b, i, token):
+    """log p of one token at one response position, from the whole vocabulary's logits of that example alone."""
+    one = slice(b, b + 1)
+    sequence = torch.cat([prompt[one], response[one]], 1)
+    x = torch.cat([model.projector(model.vit(images[one])), model.embedding(sequence)], 1)
+    hidden, _ = model.transformer(x, causal)
+    at = x.shape[1] - response.shape[1] + i - 1  # the position before the one scored
+    return model.head(hidden[0, at]).log_softmax(-1)[token].item()
+
+
+@pytest.mark.parametrize("weighting", ["elbo", "example", "flat"])
+@pytest.mark.parametrize("complementary", [False, True])
+def test_diffusion_loss_equals_a_slow_obvious_computation(seed, weighting, complementary):
+    model, (images, prompt, response) = random_model(seed), random_inputs(seed, 4, 7)
+    loss = diffusion_loss(model, images, prompt, response, weighting, complementary, torch.Generator().manual_seed(seed))
+
+    generator = torch.Generator().manual_seed(seed)
+    ts = draw_t(4, "cpu", generator)
+    _, masked = forward_process(response, ts, MASK, generator)
+    entries = [(b, masked[b].tolist(), ts[b].item()) for b in range(4)]
+    if complementary:
+        entries += [(b, [not m for m in mask], max(1 - t, 1e-3)) for b, mask, t in entries]
+    per_example, total, number = [], 0.0, 0
+    for b, mask, t in entries:
+        noisy = response.clone()
+        noisy[b] = torch.tensor([MASK if m else token for m, token in zip(mask, response[b].tolist())])
+        nll = [-log_prob(model, images, prompt, noisy, False, b, i, response[b, i]) for i in range(7) if mask[i]]
+        per_example.append(sum(nll) / t / 7 if weighting == "elbo" else sum(nll) / max(len(nll), 1))
+        total, number = total + sum(nll), number + len(nll)
+    wanted = total / number if weighting == "flat" else sum(per_example) / len(per_example)
+    assert loss.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_ar_loss_scores_each_response_up_to_its_first_eos(seed):
+    model, (images, prompt, response) = random_model(seed), random_inputs(seed, 3, 8)
+    for b, length in enumerate((2, 5, 7)):
+        response[b, length:] = EOS
+    nll = [-log_prob(model, images, prompt, response, True, b, i, response[b, i])
+           for b, length in enumerate((2, 5, 7)) for i in range(length + 1)]
+    assert ar_loss(model, images, prompt, response).item() == pytest.approx(sum(nll) / len(nll), rel=1e-9)
+
+
+def test_what_follows_the_first_eos_does_not_change_the_ar_loss(seed):
+    model, (images, prompt, response) = random_model(seed), random_inputs(seed, 2, 8)
+    response[:, 4] = EOS
+    before = ar_loss(model, images, prompt, response)
+    response[:, 5:] = 3
+    torch.testing.assert_close(ar_loss(model, images, prompt, response), before)
+
+
+def test_an_example_with_no_masked_token_counts_zero():
+    nll, t = torch.ones(2, 4), torch.tensor([0.5, 0.5])
+    masked = torch.tensor([[True, True, False, False], [False] * 4])
+    assert weigh(nll, masked, t, "elbo") == 2 / 0.5 / 4 / 2
+    assert weigh(nll, masked, t, "example") == 0.5
+    assert weigh(nll, masked, t, "flat") == 1
+    assert weigh(nll, torch.zeros_like(masked), t, "flat") == 0
+
+
+def test_unknown_weighting_is_named():
+    with pytest.raises(ValueError, match="'mean'.*elbo"):
+        weigh(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), torch.ones(1), "mean")
+
+
+def test_the_elbo_weighting_is_unbiased():
+    """Averaged over t and masks, (1/t) * sum over masked / W is the plain mean over all tokens."""
+    nll, g = torch.rand(50_000, 6, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+    t = draw_t(50_000, "cpu", g)
+    _, masked = forward_process(torch.zeros(50_000, 6, dtype=torch.long), t, MASK, g)
+    assert weigh(nll, masked, t, "elbo").item() == pytest.approx(nll.mean().item(), rel=0.03)
+
+
+def test_forward_process_masks_each_token_with_probability_t():
+    response = torch.randint(0, EOS, (4, 50_000), generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.001, 0.2, 0.7, 1.0])
+    noisy, masked = forward_process(response, t, MASK, torch.Generator().manual_seed(1))
+    assert torch.equal(noisy == MASK, masked) and torch.equal(noisy[~masked], response[~masked])
+    torch.testing.assert_close(masked.double().mean(1), t.double(), atol=0.01, rtol=0)
+    assert masked[3].all()
+
+
+def test_t_is_stratified_over_the_batch_and_above_eps(seed):
+    t = draw_t(64, "cpu", torch.Generator().manual_seed(seed))
+    assert (t > 1e-3).all() and (t <= 1).all()
+    slices = ((1 - t) / (1 - 1e-3) * 64).floor().long().clamp(max=63)
+    assert sorted(slices.tolist()) == list(range(64))
+
+
+def test_prompt_and_image_are_never_masked(seed):
+    class Spy(torch.nn.Module):
+        config = random_model(0).config
+        def forward(self, images, prompt, response, causal):
+            self.seen = images, prompt, response, causal
+            return torch.zeros(*response.shape, 20)
+    spy, (images, prompt, response) = Spy(), random_inputs(seed, 4, 7)
+    diffusion_loss(spy, images, prompt, response, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(spy.seen[0], images) and torch.equal(spy.seen[1], prompt)
+    assert (spy.seen[2] == MASK).any() and spy.seen[3] is False
+
+
+def test_schedule():
+    phases = [schedule(s, 500, 1000) for s in range(1500)]
+    assert [phase for phase, _ in phases] == ["ar"] * 500 + ["diffusion"] * 1000
+    factors = [factor for _, factor in phases]
+    assert max(factors[:500]) == pytest.approx(1, abs=0.15) and max(factors[500:]) == pytest.approx(0.5, abs=0.05)
+    for start, end, peak in ((0, 500, 1), (500, 1500, 0.5)):
+        top = max(range(start, end), key=factors.__getitem__)
+        assert factors[start:top] == sorted(factors[start:top])  # up, then down to 5%
+        assert factors[top:end] == sorted(factors[top:end], reverse=True)
+        assert factors[end - 1] == pytest.approx(0.05 * peak, rel=0.1)
+    assert schedule(50, 0, 100)[0] == "diffusion" and max(schedule(s, 0, 1000)[1] for s in range(1000)) > 0.9
+    assert all(0 < schedule(s, 3, 2)[1] <= 1 and math.isfinite(schedule(s, 3, 2)[1]) for s in range(5))

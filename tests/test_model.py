@@ -1,0 +1,97 @@
+"""Who sees whom, the token shift, and the caches."""
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MASK, random_inputs, random_model
+
+import mini_dimple
+from mini_dimple import PRESETS, Config, Dimple, decode_ar
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_each_position_sees_what_its_phase_allows(seed, causal):
+    model = random_model(seed)
+    x = torch.randn(1, 9, 16, dtype=torch.float64, requires_grad=True)
+    hidden, _ = model.transformer(x, causal)
+    for i in range(9):
+        seen = torch.autograd.grad(hidden[0, i, 0], x, retain_graph=True)[0][0].abs().sum(-1) > 0
+        assert seen.tolist() == [j <= i or not causal for j in range(9)]
+
+
+def test_every_visual_token_sees_the_whole_image(seed):
+    model = random_model(seed)
+    images, prompt, _ = random_inputs(seed, 1, 4)
+    before = model.prefix(images, prompt)[0, :4]
+    images[0, :, -1, -1] = 255 - images[0, :, -1, -1]  # the last pixel
+    after = model.prefix(images, prompt)[0, :4]
+    assert ((before - after).abs().amax(-1) > 0).all()
+
+
+def test_a_visual_token_is_a_2x2_block_of_patches():
+    """With no ViT blocks and no positions, changing one 8x8 px corner changes exactly one visual token."""
+    model = random_model(0, vit_layers=0)
+    images, prompt, _ = random_inputs(0, 1, 4)
+    before = model.prefix(images, prompt)[0, :4]
+    images[0, :, :8, 8:] += 1
+    changed = (model.prefix(images, prompt)[0, :4] - before).abs().amax(-1) > 0
+    assert changed.tolist() == [False, True, False, False]
+
+
+def test_token_shift_scores_a_token_from_the_position_before_it(seed):
+    """Causally, the logits of response[i] depend on response[:i], and the first on the prompt alone."""
+    model = random_model(seed)
+    images, prompt, response = random_inputs(seed, 1, 6)
+    before = model(images, prompt, response, causal=True)
+    for i in range(6):
+        other = response.clone()
+        other[0, i] = (other[0, i] + 1) % MASK
+        changed = (model(images, prompt, other, causal=True) - before)[0].abs().amax(-1) > 1e-12
+        assert changed.tolist() == [j > i for j in range(6)]
+    other = prompt.clone()
+    other[0, -1] = (other[0, -1] + 1) % MASK
+    assert ((model(images, other, response, causal=True) - before)[0, 0].abs() > 1e-12).any()
+
+
+def test_relative_positions_are_all_that_attention_knows(seed):
+    """Rotary positions: a query-key product depends on the distance, not on the place."""
+    cos, sin = mini_dimple.rotary_table(40, 8)
+    q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
+    def product(i, j):
+        return (mini_dimple.rotate(q, (cos[i], sin[i])) * mini_dimple.rotate(k, (cos[j], sin[j]))).sum()
+    torch.testing.assert_close(product(3, 7), product(23, 27))
+    assert not torch.isclose(product(3, 7), product(3, 8))
+
+
+def test_ar_decoding_with_its_cache_equals_decoding_without(seed):
+    model = random_model(seed)
+    images, prompt, _ = random_inputs(seed, 5, 1)
+    out = decode_ar(model, images, prompt, 10)
+    tokens = torch.zeros(5, 0, dtype=torch.long)
+    for i in range(10):  # the slow, obvious way: the whole sequence again for each token
+        window = torch.cat([tokens, torch.zeros(5, 1, dtype=torch.long)], 1)
+        logits = model(images, prompt, window, causal=True)[:, -1]
+        logits[:, MASK] = -torch.inf
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
+    eos = model.config.eos_id
+    for row, right, passes in zip(out.tokens.tolist(), tokens.tolist(), out.iterations.tolist()):
+        end = right.index(eos) if eos in right else 10
+        assert row == right[:end] + [eos] * (10 - end)
+        assert passes == min(end + 1, 10)
+
+
+@pytest.mark.parametrize("preset, millions", [("tiny", (1.2, 1.8)), ("small", (10, 20))])
+def test_preset_sizes(preset, millions):
+    with torch.device("meta"):
+        size = sum(p.numel() for p in Dimple(Config(400, 398, 399, **PRESETS[preset])).parameters()) / 1e6
+    assert millions[0] <= size <= millions[1]
+
+
+def test_the_core_file_needs_torch_and_the_standard_library_alone():
+    tree = ast.parse(Path(mini_dimple.__file__).read_text())
+    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    foreign = {name.split(".")[0] for name in names} - {"torch", "tokenizer"} - set(sys.stdlib_module_names)
+    assert not foreign  # `tokenizer` is our own, and itself needs the standard library alone

@@ -1,0 +1,151 @@
+"""sample.py and load(): what they print, and one clear line for every mistake."""
+import random
+import re
+
+import pytest
+import torch
+from PIL import Image
+
+import sample
+from data import toy
+from mini_dimple import Config, Dimple, checkpoint, load
+from tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """An untrained checkpoint of each phase, and one of own pictures: what is printed does not depend on training."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    split = toy.examples(toy.TOYS["tiny"], 300, 0, held_out=False)
+    tokenizer = Tokenizer.train(split.texts + split.prompts)
+    for name, changes in (("d", {}), ("ar", {"phase": "ar"}), ("own", {"trained_on": "pictures"})):
+        torch.manual_seed(0)
+        config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32, vit_width=32, layers=1, vit_layers=1, **changes)
+        torch.save(checkpoint(Dimple(config), tokenizer), folder / f"{name}.pt")
+    return folder
+
+
+def shown(capsys, *words):
+    sample.main([str(word) for word in words])
+    return capsys.readouterr().out
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as end:
+        sample.main([str(word) for word in words])
+    err = capsys.readouterr().err
+    assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
+    return err
+
+
+def test_caption_trace_and_count(trained, capsys):
+    out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12)
+    assert f"checkpoint: {trained / 'd.pt'}" in out and "caption:" in out and "grade:" in out
+    lines = re.findall(r"^ *(\d+)  (.*)$", out, re.M)
+    iterations = int(re.search(r"(\d+) iterations for", out)[1])
+    assert [int(number) for number, _ in lines] == list(range(1, iterations + 1))
+    assert all("[" in line for _, line in lines) and "_" in lines[0][1] and not re.search(r"(^| )_", lines[-1][1])
+    assert out == shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12), "a seed repeats"
+
+
+def test_without_checkpoint_it_uses_out_or_says_what_to_run(trained, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "python train.py" in refused(capsys)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mini_dimple.pt").write_bytes((trained / "d.pt").read_bytes())
+    assert "checkpoint: out/mini_dimple.pt" in shown(capsys, "--length", 5)
+
+
+def test_a_prior_is_kept_to_the_letter(trained, capsys):
+    rng = random.Random(0)
+    words = "there is a large red circle at the top left, and <eos> <mask> naïve 日本".split()
+    for case in range(25):
+        prior = " ".join(rng.choice(words + ["_"] * 6) for _ in range(rng.randint(1, 9)))
+        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", case, "--prior", prior, "--temperature", rng.choice([0, 1.5]),
+                    *["--no-prefill"] * rng.randint(0, 1))
+        caption = re.search(r"caption:    (.*?)\n(?:grade|\n)", out, re.S)[1]
+        pattern = ".*?".join(re.escape(part) for part in re.split(r"\s*_", prior))
+        assert re.match(pattern, caption, re.S), (prior, caption)
+
+
+def test_windows_from_priors():
+    tokenizer = Tokenizer.train(["a red circle at the top left"] * 3)
+    M, ids = tokenizer.mask_id, tokenizer.encode
+    assert sample.make_window("", 3, tokenizer).tolist() == [[M, M, M]]
+    assert sample.make_window("a _ circle", 4, tokenizer).tolist() == [[*ids("a"), M, *ids(" circle"), M]]
+    assert sample.make_window("_ _ at", 3, tokenizer).tolist() == [[M, M, *ids(" at")]]
+    assert sample.make_window("__", 2, tokenizer).tolist() == [[M, M]]
+    assert sample.make_window("a red", 2, tokenizer).tolist() == [ids("a red")]
+    with pytest.raises(ValueError, match="too small for the --prior, which has 4"):
+        sample.make_window("a red circle _", 3, tokenizer)
+
+
+def test_your_own_image_and_the_other_prompt(trained, capsys, tmp_path):
+    Image.new("RGBA", (300, 200), "red").save(tmp_path / "x.png")
+    out = shown(capsys, "--checkpoint", trained / "own.pt", "--image", tmp_path / "x.png", "--length", 6)
+    assert str(tmp_path / "x.png") in out and "grade" not in out
+    assert "count the shapes" in shown(capsys, "--checkpoint", trained / "d.pt", "--prompt", "count the shapes", "--length", 6)
+
+
+def test_an_ar_checkpoint_decodes_left_to_right(trained, capsys):
+    assert "1.0 tokens per iteration" in shown(capsys, "--checkpoint", trained / "ar.pt", "--length", 6)
+    for flag in (["--rule", "confident:0.5"], ["--prior", "a"], ["--no-prefill"], ["--temperature", "1"]):
+        assert "AR phase" in refused(capsys, "--checkpoint", trained / "ar.pt", *flag)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--rule", "confident:0"], "above 0"), (["--rule", "confident:1.01"], "at most 1"), (["--rule", "confident:nan"], "above 0"),
+    (["--rule", "confident:x"], "number"), (["--rule", "other"], "unknown"), (["--length", "-1"], "--length"), (["--length", "0"], "--length"),
+    (["--length", "100000000"], "--length"), (["--length", "2", "--prior", "a red circle"], "--prior"), (["--temperature", "-1"], "--temperature"),
+    (["--temperature", "nan"], "--temperature"), (["--temperature", "inf"], "--temperature"), (["--prompt", "what is it?"], "--prompt"),
+    (["--prompt", ""], "--prompt"), (["--image", "none.png"], "none.png"), (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"),
+])
+def test_bad_options(trained, capsys, words, message):
+    assert message in refused(capsys, "--checkpoint", trained / "d.pt", *words)
+
+
+def test_own_pictures_need_an_image(trained, capsys):
+    assert "--image" in refused(capsys, "--checkpoint", trained / "own.pt")
+
+
+def test_bad_images(trained, capsys, tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:900])
+    (tmp_path / "text.png").write_text("hello")
+    for name, message in (("cut.png", "broken image"), ("text.png", "not an image"), ("", "broken image")):
+        assert message in refused(capsys, "--checkpoint", trained / "d.pt", "--image", tmp_path / name)
+
+
+def test_cuda_without_cuda(trained, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "--device cuda" in refused(capsys, "--checkpoint", trained / "d.pt", "--device", "cuda")
+
+
+def damaged(trained):
+    whole = (trained / "d.pt").read_bytes()
+    state = torch.load(trained / "d.pt", weights_only=True)
+    yield "empty", b""
+    yield "text", b"hello"
+    yield "half", whole[:len(whole) // 2]
+    yield "a list", [1, 2]
+    yield "a tensor", torch.ones(2)
+    yield "foreign", {"model": torch.ones(2)}
+    yield "another format", {**state, "format": "mini-dimple checkpoint 0"}
+    yield "unknown config", {**state, "config": {**state["config"], "experts": 8}}
+    yield "other shapes", {**state, "config": {**state["config"], "width": 64}}
+    yield "missing weights", {**state, "weights": {}}
+    yield "bad merges", {**state, "merges": [[1, 99999]]}
+    yield "code", {"format": Tokenizer}
+
+
+def test_damaged_and_foreign_checkpoints(trained, capsys, tmp_path):
+    for name, content in damaged(trained):
+        path = tmp_path / "bad.pt"
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        assert "bad.pt: not a checkpoint of Mini-Dimple" in refused(capsys, "--checkpoint", path), name
+        with pytest.raises(ValueError, match="bad.pt"):
+            load(path)
+    torch.save({"format": "mini-dimple checkpoint 0"}, path)
+    assert "its format is 'mini-dimple checkpoint 0'" in refused(capsys, "--checkpoint", path)
+    assert "none.pt" in refused(capsys, "--checkpoint", tmp_path / "none.pt")
+    assert str(tmp_path) in refused(capsys, "--checkpoint", tmp_path)

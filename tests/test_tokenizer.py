@@ -1,0 +1,83 @@
+"""Round trips on awkward strings, words as single tokens, files."""
+import random
+
+import pytest
+
+from data import toy
+from tokenizer import Tokenizer
+
+TRAINED = Tokenizer.train(["there is a red circle at the top left", "i can see a red square and a red circle"] * 3)
+AWKWARD = ["", " ", "\n\n\t ", "a", "  two  spaces  ", "<eos>", "<mask>", "[MASK]", "<|endoftext|><|mask|>", "_ _", "naïve café",
+           "日本語のテキスト", "👩‍👩‍👧 family", "\u202eright to left", "e\u0301 combining", "\0 nul", "\ud800 lone surrogate", "٣ ½ Ⅷ x_1"]
+
+
+@pytest.mark.parametrize("text", AWKWARD)
+@pytest.mark.parametrize("tokenizer", [TRAINED, Tokenizer([]), Tokenizer.train(AWKWARD * 2)], ids=["trained", "bytes", "on these"])
+def test_round_trip(text, tokenizer):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert not {tokenizer.eos_id, tokenizer.mask_id} & set(ids)
+
+
+def test_round_trip_of_random_unicode():
+    rng = random.Random(0)
+    for _ in range(500):
+        text = "".join(chr(rng.choice([rng.randrange(128), rng.randrange(0xD800), rng.randrange(0xE000, 0x110000)]))
+                       for _ in range(rng.randrange(40)))
+        assert TRAINED.decode(TRAINED.encode(text)) == text
+
+
+def test_special_tokens_decode_to_nothing_and_any_ids_decode_to_something():
+    t = TRAINED
+    assert t.decode([t.eos_id, *t.encode("a red"), t.mask_id, t.eos_id]) == "a red"
+    rng = random.Random(0)
+    for _ in range(200):
+        assert isinstance(t.decode([rng.randrange(t.vocab_size) for _ in range(20)]), str)
+    with pytest.raises(IndexError):
+        t.decode([t.vocab_size])
+
+
+@pytest.mark.parametrize("preset", toy.TOYS)
+def test_every_word_of_the_toy_grammar_is_one_token(preset):
+    split = toy.examples(toy.TOYS[preset], 1500, 0, held_out=False)
+    tokenizer = Tokenizer.train(split.texts + split.prompts)
+    for text in split.texts[:300] + [toy.DESCRIBE, toy.COUNT]:
+        assert len(tokenizer.encode(text)) == len(text.replace(",", " ,").split())
+
+
+def test_training_merges_the_most_frequent_pair_first_and_stops_at_the_vocabulary():
+    tokenizer = Tokenizer.train(["abab abab ab"], vocab_size=259)
+    assert tokenizer.merges == [(ord("a"), ord("b"))] and tokenizer.vocab_size == 259
+    assert Tokenizer.train(["xyz"]).merges == []  # no pair occurs twice
+    assert Tokenizer.train([]).vocab_size == 258
+
+
+def test_training_equals_counting_everything_again_for_each_merge():
+    rng = random.Random(0)
+    texts = [" ".join("".join(rng.choice("abc") for _ in range(rng.randint(1, 6))) for _ in range(8)) for _ in range(20)]
+    learnt = Tokenizer.train(texts, vocab_size=290).merges
+    from tokenizer import CHUNK, merge
+    chunks = [list(c.encode()) for text in texts for c in CHUNK.findall(text)]
+    for i, pair in enumerate(learnt):
+        counts = {}
+        for ids in chunks:
+            for p in zip(ids, ids[1:]):
+                counts[p] = counts.get(p, 0) + 1
+        assert pair == max(counts, key=lambda p: (counts[p], p))
+        chunks = [merge(ids, pair, 256 + i) for ids in chunks]
+    assert len(learnt) == 32
+
+
+def test_save_and_load(tmp_path):
+    TRAINED.save(tmp_path / "t.json")
+    again = Tokenizer.load(tmp_path / "t.json")
+    assert again.merges == TRAINED.merges and again.encode("a red circle") == TRAINED.encode("a red circle")
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[]", b"{}", b'{"format": "other", "merges": []}',
+                                     b'{"format": "mini-dimple tokenizer 1", "merges": [[1, 999]]}',
+                                     b'{"format": "mini-dimple tokenizer 1", "merges": [5]}'])
+def test_foreign_files_are_named(tmp_path, content):
+    (tmp_path / "t.json").write_bytes(content)
+    with pytest.raises(ValueError, match="t.json: not a tokenizer"):
+        Tokenizer.load(tmp_path / "t.json")

@@ -1,0 +1,139 @@
+"""The toy set: the split, the pictures, the captions, the grader."""
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from data import toy
+from data.toy import TOYS, Object
+
+
+@pytest.fixture(params=TOYS)
+def board(request):
+    return TOYS[request.param]
+
+
+def scenes(board, n=200):
+    rng = random.Random(0)
+    return [toy.draw_scene(board, rng) for _ in range(n)]
+
+
+def test_held_out_scenes_never_occur_in_training():
+    train, test = (toy.examples(TOYS["tiny"], 3000, 0, held_out) for held_out in (False, True))
+    assert not set(train.scenes) & set(test.scenes)
+    assert any(len(scene) == 1 for scene in train.scenes) and any(len(scene) == 1 for scene in test.scenes)
+    for scene in test.scenes[:50]:
+        assert toy.is_held_out(tuple(reversed(scene))), "the hash is of the set, not of an order"
+
+
+def test_about_a_tenth_of_all_scenes_is_held_out_and_of_single_objects_too():
+    singles = [(Object(r, c, s, k, f),) for r in range(3) for c in range(3) for s in toy.RADIUS_PX for k in toy.COLOURS for f in toy.SHAPES]
+    assert 0.06 < sum(map(toy.is_held_out, singles)) / len(singles) < 0.14
+    many = scenes(TOYS["tiny"], 3000)
+    assert 0.08 < sum(map(toy.is_held_out, many)) / len(many) < 0.12
+
+
+def test_a_seed_makes_the_same_set_again_and_another_seed_another():
+    a, b, c = (toy.examples(TOYS["tiny"], 50, seed, False) for seed in (1, 1, 2))
+    assert a.texts == b.texts and a.prompts == b.prompts and (a.images == b.images).all()
+    assert a.texts != c.texts
+
+
+def test_pictures_show_every_attribute_without_doubt(board):
+    """Read each object's cell with a ruler: nothing outside cells, nearest colour, area by size, silhouette by shape."""
+    rng = random.Random(1)
+    for scene in scenes(board, 120):
+        pixels = np.asarray(toy.draw(scene, board, rng)).astype(float)
+        paper = pixels[0, 0] if not any(o.row == o.column == 0 for o in scene) else pixels.reshape(-1, 3).max(0)
+        occupied = {(o.row, o.column): o for o in scene}
+        for row in range(board.grid):
+            for column in range(board.grid):
+                cell = pixels[16 * row:16 * row + 16, 16 * column:16 * column + 16]
+                ink = np.abs(cell - paper).max(-1) > 60
+                thing = occupied.get((row, column))
+                if thing is None:
+                    assert not ink.any()
+                    continue
+                solid = cell[np.abs(cell - paper).max(-1) > 0.9 * np.abs(cell - paper).max()]
+                nearest = min(toy.COLOURS, key=lambda name: np.abs(solid.mean(0) - toy.COLOURS[name]).sum())
+                assert nearest == thing.colour
+                height = ink.any(1).sum()
+                radius = height / {"square": 1.6, "triangle": 1.8}.get(thing.shape, 2)
+                assert radius <= 5 if thing.size == "small" else 5.5 <= radius <= 8
+
+
+def test_shapes_differ_by_how_much_of_their_box_they_fill():
+    """Fill ratios of the silhouettes, averaged over many drawings, are far apart except triangle and diamond (both one
+    half), which the balance of their upper and lower half tells apart."""
+    fill, top = {}, {}
+    for shape in toy.SHAPES:
+        ratios, halves = [], []
+        for seed in range(40):
+            scene = (Object(1, 1, "large", "black", shape),)
+            ink = (np.asarray(toy.draw(scene, TOYS["tiny"], random.Random(seed)).convert("L")) < 128)
+            rows, columns = np.where(ink.any(1))[0], np.where(ink.any(0))[0]
+            box = ink[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+            ratios.append(box.mean())
+            halves.append(box[:len(box) // 2].sum() / box.sum())
+        fill[shape], top[shape] = np.mean(ratios), np.mean(halves)
+    assert fill["square"] > 0.95 > 0.85 > fill["circle"] > 0.7 > 0.62 > max(fill[s] for s in ("triangle", "diamond", "cross"))
+    assert top["triangle"] < 0.35 < 0.42 < top["diamond"]
+    assert fill["square"] - fill["circle"] > 0.1
+
+
+def test_the_grader_accepts_every_right_caption(board):
+    for scene in scenes(board, 60):
+        for opening in toy.OPENINGS:
+            for preposition in toy.PREPOSITIONS:
+                assert toy.grade(toy.caption(scene, board, opening, preposition), scene, board) == (True, True)
+
+
+def test_the_grader_refuses_any_changed_word(board):
+    rng = random.Random(2)
+    vocabulary = sorted({w for scene in scenes(board) for w in toy.caption(scene, board, "", "at").replace(",", "").split()} | {"in"})
+    for scene in scenes(board, 150):
+        words = toy.caption(scene, board, "", "at").split(" ")
+        i = rng.randrange(len(words))
+        other = rng.choice([w for w in vocabulary if w != words[i].rstrip(",")])
+        changed = " ".join([*words[:i], other + "," * words[i].endswith(","), *words[i + 1:]])
+        one_preposition = len(scene) == 1 and {words[i], other} == {"at", "in"}
+        assert toy.grade(changed, scene, board)[1] == one_preposition, changed
+
+
+def test_the_grader_knows_missing_doubled_false_and_misordered_facts():
+    board, scene = TOYS["tiny"], (Object(0, 0, "small", "red", "circle"), Object(1, 1, "large", "blue", "square"),
+                                  Object(2, 2, "large", "green", "cross"))
+    say = lambda *things: toy.caption(things, board, "there is ", "in")
+    a, b, c = scene
+    assert toy.grade(say(a, b, c), scene, board) == (True, True)
+    for facts in ((a, b), (a, b, b, c), (a, b, c, c), (a, b, c._replace(colour="red")), (a, c, b), (a, b, c, c._replace(row=0))):
+        assert toy.grade(say(*facts), scene, board) == (True, False)
+
+
+@pytest.mark.parametrize("text", ["", "a", "nonsense", "there is", "there is there is a small red circle in the top left",
+                                  "a small red circle in the top left and", "a small red circle in the top left,",
+                                  "a small red circle in the top left and a large blue square at the middle center",
+                                  "a small red circle in the top left, a large blue square in the middle center",
+                                  "a small red circle in the top left and a large blue square in the middle center and a large green cross in the bottom right",
+                                  "a small red circle in the top left ", " a small red circle in the top left", "a red small circle in the top left",
+                                  "a small red circle in the top left.", "A small red circle in the top left"])
+def test_ill_formed_captions(text):
+    assert toy.parse(text, TOYS["tiny"]) is None
+
+
+def test_sets_mix_wordings_and_instructions():
+    split = toy.examples(TOYS["tiny"], 2000, 0, held_out=False)
+    share = Counter(split.prompts)
+    assert 0.1 < share[toy.COUNT] / 2000 < 0.2 and set(share) == {toy.DESCRIBE, toy.COUNT}
+    texts = [t for t, p in zip(split.texts, split.prompts) if p == toy.DESCRIBE]
+    for opening in toy.OPENINGS[1:]:
+        assert 0.2 < sum(t.startswith(opening) for t in texts) / len(texts) < 0.3
+    assert 0.45 < sum(" in the " in t for t in texts) / len(texts) < 0.55
+    assert all(t == toy.count_answer(s) for t, p, s in zip(split.texts, split.prompts, split.scenes) if p == toy.COUNT)
+
+
+def test_small_captions_have_60_to_130_words():
+    split = toy.examples(TOYS["small"], 300, 0, held_out=False, instruction=toy.DESCRIBE)
+    lengths = [len(t.replace(",", " ,").split()) for t in split.texts]
+    assert 55 <= min(lengths) and max(lengths) <= 130 and {len(s) for s in split.scenes} == set(range(6, 13))
