@@ -92,7 +92,7 @@ class Block(nn.Module):
         return x + self.down(F.silu(gate) * up), (k, v)
 
 
-# ---------------------------------------------------------------- vision encoder and projector (paper section 3: architecture)
+# ---------------------------------------------------------------- vision encoder and projector (paper: architecture)
 
 class ViT(nn.Module):
     """Images -> one feature vector per patch."""
@@ -176,10 +176,11 @@ class Dimple(nn.Module):
         return self.head(hidden[:, -W - 1:-1]), cache
 
     def forward(self, images, prompt, response, causal):
+        """Logits (B, W, vocab) that score the response (B, W); `causal` chooses the phase's attention."""
         return self.score(self.prefix(images, prompt), response, causal)[0]
 
 
-# ---------------------------------------------------------------- phase 1: autoregressive loss
+# ---------------------------------------------------------------- phase 1: autoregressive loss (paper: autoregressive-then-diffusion training)
 
 def token_nll(logits, response):
     """-log p of each response token: (B, W, vocab), (B, W) -> (B, W)."""
@@ -196,12 +197,15 @@ def ar_loss(model, images, prompt, response):
     return (nll * scored).sum() / scored.sum()
 
 
-# ---------------------------------------------------------------- phase 2: masked diffusion loss
+# ---------------------------------------------------------------- phase 2: masked diffusion loss (same section)
 
-def draw_t(B, device, generator=None, eps=1e-3):
-    """One t ~ U(eps, 1] per example (B,), stratified: one draw in each of B equal slices, so a batch spans all levels."""
+EPS = 1e-3  # the smallest t: keeps 1 / t bounded
+
+
+def draw_t(B, device, generator=None):
+    """One t ~ U(EPS, 1] per example (B,), stratified: one draw in each of B equal slices, so a batch spans all levels."""
     u = (torch.arange(B, device=device) + torch.rand(B, device=device, generator=generator)) / B
-    return 1 - (1 - eps) * u
+    return 1 - (1 - EPS) * u
 
 
 def forward_process(response, t, mask_id, generator=None):
@@ -231,12 +235,13 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
     """Cross-entropy of the masked response tokens under full attention; image and prompt are never masked.
 
     Shapes as in `ar_loss`. `complementary` enters each example a second time with the complement of its mask, so
-    that every response token is supervised once ("dual" masking; LaViDa's complementary masking)."""
+    that every response token is supervised once ("dual" masking; LaViDa's complementary masking). Returns a scalar,
+    nats per token; raises ValueError for an unknown weighting."""
     t = draw_t(len(response), response.device, generator)
     noisy, masked = forward_process(response, t, model.config.mask_id, generator)
     if complementary:
         noisy = torch.cat([noisy, response.masked_fill(~masked, model.config.mask_id)])
-        masked, t = torch.cat([masked, ~masked]), torch.cat([t, (1 - t).clamp(min=1e-3)])
+        masked, t = torch.cat([masked, ~masked]), torch.cat([t, (1 - t).clamp(min=EPS)])
         images, prompt, response = images.repeat(2, 1, 1, 1), prompt.repeat(2, 1), response.repeat(2, 1)
     logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)
     return weigh(token_nll(logits, response), masked, t, weighting)
@@ -256,7 +261,7 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
     return phase, peak * warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
 
 
-# ---------------------------------------------------------------- decoding (paper section 4)
+# ---------------------------------------------------------------- decoding (paper: confident decoding, prefilling, structure priors)
 
 class Step(NamedTuple):
     """What a decoding rule sees: the current iteration, for the whole batch."""
@@ -289,7 +294,9 @@ class Decoded:
 
 
 def confident(threshold):
-    """Confident decoding: commit every position whose confidence exceeds the threshold, in (0, 1]."""
+    """Confident decoding (the paper's rule): commit every position whose confidence exceeds the threshold.
+
+    Raises ValueError for a threshold outside (0, 1]; at 1 exactly one token is committed per iteration."""
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
     return lambda step: step.confidence > threshold
@@ -336,7 +343,8 @@ def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, tem
 
     images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool.
     `prefill` runs the prefix once, with the all-masked window in view, and keeps its keys and values for later
-    passes: faster, but they go stale as tokens are committed (paper section 4). Returns Decoded."""
+    passes: faster, but they go stale as tokens are committed (paper: prefilling). Returns Decoded. Raises TypeError for
+    a rule that returns anything but a bool tensor (B, W)."""
     tokens, given = window.clone(), window != model.config.mask_id
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
     iterations, lines, past = torch.zeros_like(tokens[:, 0]), [], None
@@ -387,18 +395,28 @@ def checkpoint(model, tokenizer):
     return {"format": FORMAT, "config": asdict(model.config), "merges": tokenizer.merges, "weights": model.state_dict()}
 
 
-def load(path, device="cpu"):
-    """(model, tokenizer) from a checkpoint of train.py. Raises OSError for a file that cannot be read, ValueError for
-    one that is no checkpoint or of another format."""
-    from tokenizer import Tokenizer  # the standard library alone; a checkpoint carries its tokenizer's merges
-    with open(path, "rb") as f:
+def read_state(path, wanted, device="cpu"):
+    """The dict in a file written by `torch.save`. Raises OSError if it cannot be read, ValueError if it is damaged,
+    holds more than tensors and plain values, or is of another format than `wanted`."""
+    with open(path, "rb") as file:
         try:
-            state = torch.load(f, map_location=device, weights_only=True)
-            if state["format"] != FORMAT:
-                raise ValueError(f"its format is {state['format']!r}, this code reads {FORMAT!r}")
-            model = Dimple(Config(**state["config"]))
-            model.load_state_dict(state["weights"])
-            return model.to(device).eval(), Tokenizer(state["merges"])
-        except Exception as error:  # torch.load and foreign contents fail in many ways
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{path}: not a checkpoint of Mini-Dimple ({reason})") from None
+            state = torch.load(file, map_location=device, weights_only=True)
+            found = state["format"]
+        except Exception as error:  # foreign and damaged files fail in many ways
+            raise ValueError(f"{path}: damaged, or not written by Mini-Dimple") from error
+    if found != wanted:
+        raise ValueError(f"{path}: its format is {found!r}; this code reads {wanted!r}")
+    return state
+
+
+def load(path, device="cpu"):
+    """(model, tokenizer) from a checkpoint written by train.py. Raises OSError, ValueError as `read_state`."""
+    from tokenizer import Tokenizer  # our own file, the standard library alone; the checkpoint carries the merges
+    state = read_state(path, FORMAT, device)
+    try:
+        model = Dimple(Config(**state["config"]))
+        model.load_state_dict(state["weights"])
+        return model.to(device).eval(), Tokenizer(state["merges"])
+    except Exception as error:  # a checkpoint of our format with contents that do not fit together
+        raise ValueError(f"{path}: config, weights and tokenizer do not fit this code "
+                         f"({(str(error) or repr(error)).splitlines()[0]})") from error

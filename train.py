@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from data import Batches, folder, pad_prompts, toy
 from mini_dimple import (PRESETS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar, diffusion_loss,
-                         schedule)
+                         read_state, schedule)
 from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
@@ -262,13 +262,7 @@ def read_last(path):
     """The state of an unfinished run. Raises ValueError if there is none, or if it cannot be read."""
     if not path.exists():
         raise ValueError(f"--resume: {path} does not exist; start without --resume")
-    try:
-        state = torch.load(path, weights_only=True)
-        if state["format"] != LAST_FORMAT:
-            raise ValueError(f"its format is {state['format']!r}, this code reads {LAST_FORMAT!r}")
-    except Exception as error:  # foreign and damaged files fail in many ways
-        raise ValueError(f"{path}: not a run that can be resumed ({(str(error) or repr(error)).splitlines()[0]})") from None
-    return state
+    return read_state(path, LAST_FORMAT)
 
 
 def resumed_settings(args, device, state, path):
@@ -316,8 +310,7 @@ class Run:
         else:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
-        with open(log, "w", newline="") as file:
-            csv.writer(file).writerows([LOG_COLUMNS, *rows])
+        write(log, lambda file: file.write("".join(",".join(row) + "\n" for row in [LOG_COLUMNS, *rows]).encode()))
 
     def fit(self):
         """Both phases to their ends, each followed by its checkpoint and evaluation. Raises NotFinite."""
@@ -363,7 +356,7 @@ class Run:
             for (step, _, lr), loss in zip(self.pending, losses):
                 if not math.isfinite(loss):
                     raise NotFinite(f"the loss is {loss} at step {step}")
-                csv.writer(file).writerow([step, phase, loss, lr, round(rate, 1), round(sum(self.seconds.values()), 3)])
+                csv.writer(file, lineterminator="\n").writerow([step, phase, loss, lr, round(rate, 1), round(sum(self.seconds.values()), 3)])
         self.bar.set_postfix_str(f"loss {losses[-1]:.3f}, lr {lr:.1e}, {rate:.0f} images/s")
         self.bar.update(len(losses))
         self.pending = []

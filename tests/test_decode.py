@@ -69,7 +69,7 @@ def test_a_batch_decodes_as_each_example_alone(seed, prefill):
 
 
 def slow_decode(model, images, prompt, window, threshold, prefill):
-    """One example, one position at a time, in plain Python: the algorithm of paper section 4 in its most literal form."""
+    """One example, one position at a time, in plain Python: confident decoding as the paper words it."""
     tokens, iterations, frozen = window[0].tolist(), 0, None
     prefix = model.prefix(images, prompt)
     while MASK in tokens:

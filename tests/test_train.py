@@ -257,7 +257,7 @@ def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick
     whole = (out / "last.pt").read_bytes()
     for content in (b"", b"junk", whole[:len(whole) // 2]):
         (out / "last.pt").write_bytes(content)
-        assert "last.pt: not a run that can be resumed" in refused(capsys, "--resume", "--out", out)
+        assert "last.pt: damaged" in refused(capsys, "--resume", "--out", out)
     torch.save({"format": "other"}, out / "last.pt")
     assert "its format is 'other'" in refused(capsys, "--resume", "--out", out)
 
