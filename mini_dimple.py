@@ -34,6 +34,7 @@ class Config:
     layers: int = 4
     heads: int = 4
     prompt_tokens: int = 3   # prompts are padded on the left to this length
+    prompt: str = "describe the image"  # the most frequent one in training
     window: int = 48         # longest response window trained, in tokens, EOS included
     phase: str = "diffusion"  # the phase the weights come out of: "ar" or "diffusion"
     trained_on: str = "tiny"  # the toy set of that preset, or "pictures": one's own
@@ -41,7 +42,7 @@ class Config:
 
 PRESETS = {
     "tiny": {},  # 1.5 M parameters, for 2 CPU cores
-    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=6, window=144),  # one 8 GB GPU
+    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=8, window=144),  # one 8 GB GPU
 }
 
 
@@ -58,7 +59,7 @@ def rotate(x, rotary):
     """Turn each pair of channels of x (B, nh, T, hd) by its position's angle."""
     cos, sin = rotary
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)  # autocast: back to bf16
 
 
 class Block(nn.Module):
@@ -72,7 +73,8 @@ class Block(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
         self.mlp_norm = nn.RMSNorm(width)
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
+        self.gate = nn.Linear(width, hidden, bias=False)
+        self.up = nn.Linear(width, hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x, causal=False, rotary=None, past=None):
@@ -88,8 +90,8 @@ class Block(nn.Module):
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal and past is None)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, D))
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up), (k, v)
+        y = self.mlp_norm(x)
+        return x + self.down(F.silu(self.gate(y)) * self.up(y)), (k, v)
 
 
 # ---------------------------------------------------------------- vision encoder and projector (paper: architecture)
@@ -305,12 +307,15 @@ def confident(threshold):
 def select(rule, step):
     """The rule's choice made safe: only masked positions, and at least one for each unfinished example.
 
-    Raises TypeError if the rule does not return a bool tensor (B, W)."""
+    Raises TypeError if the rule does not return a bool tensor (B, W), or writes into the step."""
+    name, versions = getattr(rule, "__name__", rule), [tensor._version for tensor in step[1:]]
     commit = rule(step)
-    if not isinstance(commit, torch.Tensor) or commit.dtype != torch.bool or commit.shape != step.masked.shape:
-        got = f"{commit.dtype} {tuple(commit.shape)}" if isinstance(commit, torch.Tensor) else type(commit).__name__
-        raise TypeError(f"decoding rule {getattr(rule, '__name__', rule)!r} must return a bool tensor of shape "
-                        f"{tuple(step.masked.shape)}, not {got}")
+    if versions != [tensor._version for tensor in step[1:]]:
+        raise TypeError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
+    wanted = torch.bool, step.masked.shape, step.masked.device
+    got = (commit.dtype, commit.shape, commit.device) if isinstance(commit, torch.Tensor) else type(commit)
+    if got != wanted:
+        raise TypeError(f"decoding rule {name!r} must return a bool tensor of shape {tuple(wanted[1])} on {wanted[2]}, not {got}")
     commit = commit & step.masked
     best = step.confidence.masked_fill(~step.masked, -1).argmax(1, keepdim=True)  # (B, 1)
     fallback = torch.zeros_like(commit).scatter_(1, best, True) & step.masked
@@ -322,7 +327,7 @@ def propose(logits, mask_id, temperature=0.0, generator=None):
     logits[..., mask_id] = -torch.inf
     probs = logits.softmax(-1)
     if temperature > 0:
-        sharp = (logits / temperature).softmax(-1)
+        sharp = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # no overflow at tiny temperatures
         proposal = torch.multinomial(sharp.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
     else:
         proposal = probs.argmax(-1)
@@ -414,9 +419,11 @@ def load(path, device="cpu"):
     from tokenizer import Tokenizer  # our own file, the standard library alone; the checkpoint carries the merges
     state = read_state(path, FORMAT, device)
     try:
-        model = Dimple(Config(**state["config"]))
+        model, tokenizer = Dimple(Config(**state["config"])), Tokenizer(state["merges"])
         model.load_state_dict(state["weights"])
-        return model.to(device).eval(), Tokenizer(state["merges"])
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise ValueError("the vocabulary's size differs")
+        return model.to(device).eval(), tokenizer
     except Exception as error:  # a checkpoint of our format with contents that do not fit together
         raise ValueError(f"{path}: config, weights and tokenizer do not fit this code "
                          f"({(str(error) or repr(error)).splitlines()[0]})") from error

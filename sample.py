@@ -9,7 +9,7 @@ import torch
 
 from data import DESCRIBE, folder, pad_prompts, toy
 from mini_dimple import MAX_POSITIONS, confident, decode, decode_ar, load
-from train import THRESHOLD, Parser, count, pick_device
+from train import THRESHOLD, Parser, count, pick_device, seed
 
 DEFAULT_CHECKPOINT = Path("out/mini_dimple.pt")
 MASK, EOS = "_", "<eos>"  # how a trace shows them
@@ -19,13 +19,13 @@ def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", type=Path, metavar="F", help=f"default: {DEFAULT_CHECKPOINT}")
     parser.add_argument("--image", type=Path, metavar="F", help="default: a held-out toy scene, and its caption is graded")
-    parser.add_argument("--prompt", metavar="TEXT", help=f"default: {DESCRIBE!r}")
+    parser.add_argument("--prompt", metavar="TEXT", help="default: the most frequent one in training, for the toy set %r" % DESCRIBE)
     parser.add_argument("--rule", metavar="RULE", help=f"which positions to commit (default: confident:{THRESHOLD})")
     parser.add_argument("--length", type=count, metavar="N", help="window, in tokens (default: the longest trained)")
     parser.add_argument("--prior", metavar="TEXT", help="how the response begins: _ is one free token, other text is fixed")
     parser.add_argument("--no-prefill", action="store_true", help="run the whole sequence in every iteration")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) proposes the most probable token")
-    parser.add_argument("--seed", type=count, metavar="S", help="of the scene and of sampling (default: a new one each time)")
+    parser.add_argument("--seed", type=seed, metavar="S", help="of the scene and of sampling (default: a new one each time)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     return parser, parser.parse_args(argv)
 
@@ -55,7 +55,7 @@ def make_window(prior, length, tokenizer):
     White space before a `_` belongs to the free token, as in the tokenizer's words. Raises ValueError if it does not fit."""
     ids = []
     for part in re.split(r"(\s*_)", prior):
-        ids += [tokenizer.mask_id] if part.strip() == "_" and part.endswith("_") else tokenizer.encode(part)
+        ids += [tokenizer.mask_id] if part.strip() == "_" else tokenizer.encode(part)
     if len(ids) > length:
         raise ValueError(f"--length {length}: too small for the --prior, which has {len(ids)} tokens")
     return torch.tensor([ids + [tokenizer.mask_id] * (length - len(ids))])
@@ -87,8 +87,8 @@ def main(argv=None):
         if config.phase == "ar" and (args.rule or args.prior or args.no_prefill or args.temperature):
             raise ValueError(f"{path} comes out of the AR phase and decodes greedily, left to right: "
                              "--rule, --prior, --no-prefill and --temperature are for diffusion")
-        prompt = DESCRIBE if args.prompt is None else args.prompt
-        seed = random.randrange(10_000) if args.seed is None else args.seed
+        prompt = config.prompt if args.prompt is None else args.prompt
+        number = random.randrange(10_000) if args.seed is None else args.seed
         if not 0 < len(tokenizer.encode(prompt)) <= config.prompt_tokens:
             raise ValueError(f"--prompt {prompt!r}: {len(tokenizer.encode(prompt))} tokens; this model was trained on prompts "
                              f"of 1 to {config.prompt_tokens}")
@@ -103,17 +103,17 @@ def main(argv=None):
             raise ValueError(f"{path} was trained on your own pictures: name one with --image")
         else:
             board = toy.TOYS[config.trained_on]
-            drawn = toy.examples(board, 1, seed, held_out=True, instruction=toy.COUNT if prompt == toy.COUNT else DESCRIBE)
+            drawn = toy.examples(board, 1, number, held_out=True, instruction=toy.COUNT if prompt == toy.COUNT else DESCRIBE)
             scene, image = drawn.scenes[0], drawn.images[0]
 
     print(f"checkpoint: {path}")
-    print(f"picture:    {args.image or f'a held-out scene, drawn with --seed {seed}'}")
+    print(f"picture:    {args.image or f'a held-out scene, drawn with --seed {number}'}")
     print(f"prompt:     {prompt}")
     images, prompts = image[None].to(device), pad_prompts([prompt], tokenizer, config.prompt_tokens).to(device)
     if config.phase == "ar":
         out = decode_ar(model, images, prompts, length)
     else:
-        generator = torch.Generator(device).manual_seed(seed)
+        generator = torch.Generator(device).manual_seed(number)
         out = decode(model, images, prompts, window.to(device), rule, not args.no_prefill, args.temperature, generator, trace=True)
     text, iterations = tokenizer.decode(out.response(0)), out.iterations.item()
     print(f"caption:    {text}")
@@ -121,10 +121,12 @@ def main(argv=None):
         right = toy.grade(text, scene, board)[1] if prompt == DESCRIBE else text == drawn.texts[0]
         print("grade:      " + ("fully right" if right else f"wrong; one right answer: {drawn.texts[0]}"))
     print()
-    for number, line in enumerate(out.trace, 1):
-        print(f"{number:3d}  {show(line.tokens[0], line.committed[0], tokenizer)}")
+    for iteration, line in enumerate(out.trace, 1):
+        print(f"{iteration:3d}  {show(line.tokens[0], line.committed[0], tokenizer)}")
     tokens = min(out.ends[0].item() + 1, length)
-    print(f"{iterations} iterations for {tokens} response tokens (EOS counted): {tokens / max(iterations, 1):.1f} tokens per iteration")
+    given = 0 if config.phase == "ar" else (window[0, :tokens] != config.mask_id).sum().item()
+    print(f"{iterations} iterations for {tokens - given} response tokens (EOS counted{', given ones not' if given else ''}): "
+          f"{(tokens - given) / max(iterations, 1):.1f} tokens per iteration")
 
 
 if __name__ == "__main__":

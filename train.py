@@ -65,6 +65,14 @@ def count(text):
     return number
 
 
+def seed(text):
+    """argparse type: a whole number from 0 to 2^32 - 1."""
+    number = count(text)
+    if number >= 2 ** 32:
+        raise argparse.ArgumentTypeError(f"{text}: must be below 2^32")
+    return number
+
+
 def share(text):
     """argparse type: a fraction, at least 0 and below 1."""
     number = float(text)
@@ -91,16 +99,16 @@ def parse(argv=None):
     parser.add_argument("--diffusion-steps", type=count, metavar="N")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
     parser.add_argument("--holdout", type=share, metavar="F", help="share of your pictures held out (default: 0.1; 0 for none)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto, which is cuda where there is one")
     parser.add_argument("--compile", action="store_true", help="torch.compile: slower to start, faster steps on a GPU")
-    parser.add_argument("--seed", type=count, metavar="S", help="default: 0")
+    parser.add_argument("--seed", type=seed, metavar="S", help="default: 0")
     parser.add_argument("--resume", action="store_true", default=False, help="go on from DIR/last.pt")
     parser.add_argument("--overwrite", action="store_true", default=False, help="replace what an earlier run left in DIR")
     return parser, parser.parse_args(argv)
 
 
-def settings_from(args, device):
-    """All that decides a run's numbers, as a dict. Raises ValueError for options that contradict each other."""
+def settings_from(args):
+    """What decides a run's numbers, as a dict. Raises ValueError for options that contradict each other, or cuda without CUDA."""
     given = vars(args)
     preset, recipe = given.get("preset", "tiny"), given.get("recipe", "ar-then-diffusion")
     budget = TRAINING[preset]["ar_steps"], TRAINING[preset]["diffusion_steps"]
@@ -116,13 +124,13 @@ def settings_from(args, device):
         raise ValueError("--holdout is for your own pictures: give --data too")
     return dict(preset=preset, recipe=recipe, ar_steps=steps[0], diffusion_steps=steps[1],
                 data=str(given["data"].resolve()) if "data" in given else None, holdout=given.get("holdout", 0.1),
-                seed=given.get("seed", 0), device=device.type, compile=given.get("compile", False))
+                seed=given.get("seed", 0), device=pick_device(given.get("device", "auto")).type, compile=given.get("compile", False))
 
 
 # ---------------------------------------------------------------- data
 
 def prepare(settings):
-    """-> train Split, evaluation Split, tokenizer, Config, and a fingerprint of the training data.
+    """-> train Split, evaluation Split, tokenizer, Config, and a fingerprint of all that the losses depend on.
 
     Raises ValueError for a bad --data folder."""
     preset, shape = settings["preset"], PRESETS[settings["preset"]]
@@ -144,9 +152,11 @@ def prepare(settings):
         prompts = [toy.DESCRIBE, toy.COUNT]
     config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,
                     prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts),
-                    trained_on="pictures" if settings["data"] else preset)
-    digest = hashlib.sha256(repr((train.prompts, train.texts)).encode("utf-8", "surrogatepass"))
-    digest.update(train.images.numpy())
+                    prompt=statistics.mode(train.prompts), trained_on="pictures" if settings["data"] else preset)
+    digest = hashlib.sha256(repr((config, TRAINING[preset])).encode("utf-8", "surrogatepass"))
+    for split in (train, test):
+        digest.update(repr((split.prompts, split.texts)).encode("utf-8", "surrogatepass"))
+        digest.update(split.images.numpy())
     return train, test, tokenizer, config, digest.hexdigest()
 
 
@@ -177,12 +187,11 @@ def caption_all(model, tokenizer, split, prompts, greedy_ar, prefill=True):
     texts, iterations, start = [], 0, time.perf_counter()
     for i in tqdm(range(0, len(ids), EVAL_BATCH), desc="evaluating", leave=False, disable=None):
         images, prompt = split.images[i:i + EVAL_BATCH].to(device), ids[i:i + EVAL_BATCH].to(device)
-        with autocast(device):
-            if greedy_ar:
-                out = decode_ar(model, images, prompt, config.window)
-            else:
-                window = torch.full((len(prompt), config.window), config.mask_id, device=device)
-                out = decode(model, images, prompt, window, confident(THRESHOLD), prefill)
+        if greedy_ar:
+            out = decode_ar(model, images, prompt, config.window)
+        else:
+            window = torch.full((len(prompt), config.window), config.mask_id, device=device)
+            out = decode(model, images, prompt, window, confident(THRESHOLD), prefill)
         texts += [tokenizer.decode(out.response(b)) for b in range(len(prompt))]
         iterations += out.iterations.sum().item()
     return texts, iterations / len(ids), time.perf_counter() - start
@@ -251,24 +260,28 @@ def phase_loss(model, batch, phase, generator):
 def write(path, save):
     """`save(file)` into a file that appears at `path` whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        save(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # after a failure, a full disk say
 
 
 def read_last(path):
     """The state of an unfinished run. Raises ValueError if there is none, or if it cannot be read."""
     if not path.exists():
-        raise ValueError(f"--resume: {path} does not exist; start without --resume")
+        raise ValueError(f"--resume: {path} does not exist: nothing to go on from; start without --resume "
+                         "(with --overwrite if the folder is in use)")
     return read_state(path, LAST_FORMAT)
 
 
-def resumed_settings(args, device, state, path):
+def resumed_settings(args, state, path):
     """The stored settings. Raises ValueError if the command line asks for others."""
     stored = state["settings"]
-    asked = {**vars(args), "device": device.type}
+    asked = dict(vars(args))
     if "data" in asked:
         asked["data"] = str(asked["data"].resolve())
     for name, value in stored.items():
@@ -293,7 +306,7 @@ class Run:
         self.step, self.seconds, self.results, self.pending, self.saved = 0, {}, {}, [], None
         if state:
             if state["fingerprint"] != self.fingerprint:
-                raise ValueError("--resume: the training data is no longer what the run began with")
+                raise ValueError("--resume: the data, or this code's model or recipe, is no longer what the run began with")
             self.model.load_state_dict(state["weights"])
             for (optimizer, _), saved in zip(self.optimizers, state["optimizers"]):
                 optimizer.load_state_dict(saved)
@@ -305,8 +318,10 @@ class Run:
         """An empty log.csv, or on resuming the rows up to the checkpoint; other files of an earlier run go."""
         log, rows = self.out / "log.csv", []
         if self.step:
-            with open(log, newline="") as file:
-                rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= self.step]
+            if log.exists():
+                with open(log, newline="") as file:
+                    rows = [row for row in csv.reader(file)
+                            if len(row) == len(LOG_COLUMNS) and row[0].isdigit() and int(row[0]) <= self.step]
         else:
             for name in FILES:
                 (self.out / name).unlink(missing_ok=True)
@@ -316,7 +331,7 @@ class Run:
         """Both phases to their ends, each followed by its checkpoint and evaluation. Raises NotFinite."""
         ar_steps, diffusion_steps = self.settings["ar_steps"], self.settings["diffusion_steps"]
         total = ar_steps + diffusion_steps
-        compute_loss = torch.compile(self.model) if self.settings["compile"] else self.model
+        model = torch.compile(self.model) if self.settings["compile"] else self.model
         generator = torch.Generator(self.device)
         for phase, end in (("ar", ar_steps), ("diffusion", total)):
             if phase in self.results or end == (0 if phase == "ar" else ar_steps):  # done before, or not in this recipe
@@ -325,13 +340,13 @@ class Run:
             with tqdm(total=total, initial=self.step, desc=phase, unit="step", bar_format=BAR) as self.bar:
                 self.clock = time.perf_counter()
                 while self.step < end:
-                    _, factor = schedule(self.step, ar_steps, diffusion_steps)
+                    phase, factor = schedule(self.step, ar_steps, diffusion_steps)
                     for optimizer, peak in self.optimizers:
                         for group in optimizer.param_groups:
                             group["lr"] = peak * factor
                     generator.manual_seed(self.settings["seed"] * 1_000_003 + self.step)
                     with autocast(self.device):
-                        loss = phase_loss(compute_loss, self.batches(self.step, phase), phase, generator)
+                        loss = phase_loss(model, self.batches(self.step, phase), phase, generator)
                     loss.backward()
                     for optimizer, _ in self.optimizers:
                         optimizer.step()
@@ -400,40 +415,54 @@ class Run:
 
 # ---------------------------------------------------------------- main
 
+def prepare_run(args):
+    """Command line -> (settings, state to resume from or None). Raises ValueError for what cannot be done."""
+    last = args.out / "last.pt"
+    if args.resume and args.overwrite:
+        raise ValueError("--resume and --overwrite: choose one")
+    if args.resume:
+        state = read_last(last)
+        return resumed_settings(args, state, last), state
+    settings = settings_from(args)
+    found = [name for name in FILES if (args.out / name).exists()]
+    if found and not args.overwrite:
+        going_on = "--resume goes on with it if unfinished, " if last.exists() else ""
+        raise ValueError(f"--out {args.out}: holds {found[0]} of an earlier run; {going_on}--overwrite replaces it, "
+                         "another --out keeps it")
+    return settings, None
+
+
+def last_good(run, out):
+    if run is None:
+        return "nothing was written"
+    if not run.saved:
+        return "no checkpoint yet; start again with --overwrite"
+    return f"the last good checkpoint is {out / 'last.pt'} (step {run.saved}); --resume goes on from it"
+
+
 def main(argv=None):
     parser, args = parse(argv)
-    last = args.out / "last.pt"
-    with parser.reporting(ValueError, OSError):
-        device, state = pick_device(args.device), None
-        if args.resume and args.overwrite:
-            raise ValueError("--resume and --overwrite: choose one")
-        if args.resume:
-            state = read_last(last)
-            settings = resumed_settings(args, device, state, last)
-        else:
-            settings = settings_from(args, device)
-            found = [name for name in FILES if (args.out / name).exists()]
-            if found and not args.overwrite:
-                raise ValueError(f"--out {args.out}: holds {found[0]} of an earlier run; --resume goes on with an unfinished "
-                                 "one, --overwrite replaces it, --out elsewhere keeps it")
-        if state and (args.out / "result.json").exists():
-            print(f"{args.out} is finished: nothing to resume")
-            return
-        run = Run(settings, args.out, device, state)
-    size = sum(p.numel() for p in run.model.parameters()) / 1e6
-    print(f"{settings['preset']}: {size:.2f} M parameters, {len(run.train_split.texts)} training pictures, on {device} "
-          f"({torch.get_num_threads()} threads), into {args.out}")
-    checkpoint_words = lambda: f"the last good checkpoint is {last} (step {run.saved})" if run.saved else "no checkpoint yet"
+    run = None
     try:
-        with parser.reporting(OSError):
+        with parser.reporting(ValueError, OSError):
+            settings, state = prepare_run(args)
+            device = pick_device(settings["device"])
+            if state and (args.out / "result.json").exists():
+                print(f"{args.out} is finished: nothing to resume")
+                return
+            run = Run(settings, args.out, device, state)
+        size = sum(p.numel() for p in run.model.parameters()) / 1e6
+        print(f"{settings['preset']}: {size:.2f} M parameters, {len(run.train_split.texts)} training pictures, on {device} "
+              f"({torch.get_num_threads()} threads), into {args.out}")
+        with parser.reporting(OSError, torch.OutOfMemoryError):
             run.fit()
     except NotFinite as error:
-        print(f"{parser.prog}: {error}; {checkpoint_words()}", file=sys.stderr)
+        print(f"{parser.prog}: {error}; {last_good(run, args.out)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        print(f"\n{parser.prog}: stopped after step {run.step}; {checkpoint_words()}; --resume goes on from it", file=sys.stderr)
+        print(f"\n{parser.prog}: stopped; {last_good(run, args.out)}", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"captions of held-out pictures: {args.out / 'samples.png'}; figures: {args.out / 'result.json'}")
+    print(f"pictures with the model's captions: {args.out / 'samples.png'}; figures: {args.out / 'result.json'}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class Batches:
         self.responses = responses.to(device)
         self.batch_size = min(batch_size, len(split.texts))
         self.window, self.seed, self.device = config.window, seed, device
-        self.epoch, self.order = None, None
+        self.epoch = None
 
     def __call__(self, step, phase):
         per_epoch = len(self.lengths) // self.batch_size
@@ -49,10 +49,11 @@ class Batches:
         if epoch != self.epoch:
             shuffle = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.epoch, self.order = epoch, torch.randperm(len(self.lengths), generator=shuffle)
-        chosen = self.order[at * self.batch_size:(at + 1) * self.batch_size]
-        longest = int(self.lengths[chosen].max())
+            self.order_on_device = self.order.to(self.device)
+        here = slice(at * self.batch_size, (at + 1) * self.batch_size)
+        longest = int(self.lengths[self.order[here]].max())
         # The AR loss ends at the first EOS, so padding would be wasted work there; diffusion learns the padding too.
         W = longest if phase == "ar" else int(torch.randint(
-            longest, self.window + 1, (), generator=torch.Generator().manual_seed(self.seed * 1_000_003 + step)))
-        chosen = chosen.to(self.device, non_blocking=True)
+            longest, self.window + 1, (), generator=torch.Generator().manual_seed(self.seed * 1_000_033 + step)))
+        chosen = self.order_on_device[here]
         return self.images[chosen], self.prompts[chosen], self.responses[chosen, :W]

@@ -2,6 +2,7 @@
 (the Hugging Face ImageFolder convention). Everything wrong with it is found before training starts, by file and line."""
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ def load_image(path, size_px):
 
     Raises ValueError naming the file if it is missing, broken or no image."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I;16"):  # 16-bit grey: plain conversion would clip it to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            if image.mode[0] == "I":  # 16-bit grey: plain conversion would clip it to white
+                image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
@@ -29,7 +31,7 @@ def load_image(path, size_px):
         raise ValueError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
         raise ValueError(f"{path}: not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's decoders fail in many ways
         raise ValueError(f"{path}: broken image ({error})") from None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
@@ -82,7 +84,7 @@ def read(folder, size_px, holdout):
         try:
             name, text, prompt = read_line(raw, folder)
             image = load_image(folder / name, size_px)
-        except ValueError as error:
+        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
             raise ValueError(f"{where}: {error}") from None
         sides[is_held_out(name, holdout)].append((image, prompt, text, where))
     if not sides[False]:

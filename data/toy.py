@@ -6,7 +6,7 @@ held out, by a hash of the scene taken before any picture is drawn, so that no h
 import hashlib
 import random
 import re
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ OPENINGS = ("", "there is ", "i can see ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 COUNT = "count the shapes"  # the second instruction
-COUNT_SHARE = 0.15  # of the training examples
+COUNT_SHARE = 0.1  # of the training examples
 HELD_OUT_SHARE = 0.1
 
 
@@ -40,7 +40,7 @@ class Toy(NamedTuple):
     grid: int
     fewest: int
     most: int
-    place: object  # function (row, column) -> words
+    place: Callable[[int, int], str]  # (row, column) -> words
 
     def phrase(self, thing, preposition):
         return f"a {thing.size} {thing.colour} {thing.shape} {preposition} {self.place(thing.row, thing.column)}"

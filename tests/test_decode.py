@@ -33,7 +33,7 @@ def test_guarantees_of_the_loop(case):
     for name, rule in wild_rules(rng):
         window = random_window(rng, B, W)
         before = window.clone()
-        out = decode(model, images, prompt, window, rule, prefill=rng.random() < 0.5, temperature=rng.choice([0, 0, 1.0, 50.0]),
+        out = decode(model, images, prompt, window, rule, prefill=rng.random() < 0.5, temperature=rng.choice([0, 0, 1e-40, 1.0, 50.0]),
                      generator=torch.Generator().manual_seed(case), trace=True)
         assert torch.equal(window, before), "the caller's window is left alone"
         given, masks = window != MASK, (window == MASK).sum(1)
@@ -165,6 +165,16 @@ def test_a_rule_that_returns_something_else_is_named(answer):
         return answer
     images, prompt, _ = random_inputs(0, 2, 5)
     with pytest.raises(TypeError, match=r"my_rule.*bool tensor of shape \(2, 5\)"):
+        decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
+
+
+@pytest.mark.parametrize("field", ["tokens", "masked", "given", "proposal", "confidence", "probs"])
+def test_a_rule_that_writes_into_the_step_is_named(field):
+    def my_rule(step):
+        getattr(step, field).zero_()
+        return step.masked
+    images, prompt, _ = random_inputs(0, 2, 5)
+    with pytest.raises(TypeError, match="'my_rule' writes into the step"):
         decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
 
 

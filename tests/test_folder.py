@@ -27,13 +27,30 @@ def half_and_half(mode):
 
 
 @pytest.mark.parametrize("mode, suffix", [("RGB", "png"), ("L", "png"), ("RGBA", "png"), ("P", "gif"), ("CMYK", "jpg"), ("1", "png"),
-                                          ("LA", "png"), ("I;16", "png"), ("RGB", "jpg"), ("RGB", "webp"), ("YCbCr", "tiff")])
+                                          ("LA", "png"), ("I;16", "png"), ("I;16", "tiff"), ("RGB", "jpg"), ("RGB", "webp"), ("YCbCr", "tiff")])
 def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     half_and_half(mode).save(tmp_path / f"x.{suffix}")
     pixels = folder.load_image(tmp_path / f"x.{suffix}", 16).float()
     assert pixels.shape == (3, 16, 16)
     assert pixels[:, :, 12:].mean() > 245, "the right half is white"
     assert pixels[1:, :, :4].mean() < 60 and pixels[:, :, :4].mean() < 80, "the left half is dark"
+
+
+def test_damaged_metadata_is_reported_not_raised(tmp_path):
+    """Flipped bytes anywhere give a picture or a ValueError that names the file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    half_and_half("RGB").save(tmp_path / "x.jpg", exif=exif)
+    whole, rng = (tmp_path / "x.jpg").read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        data = bytearray(whole)
+        for i in rng.integers(0, min(len(data), 120), 3):
+            data[i] = rng.integers(256)
+        (tmp_path / "x.jpg").write_bytes(data)
+        try:
+            assert folder.load_image(tmp_path / "x.jpg", 8).shape == (3, 8, 8)
+        except ValueError as error:
+            assert "x.jpg: " in str(error)
 
 
 def test_transparent_is_white(tmp_path):

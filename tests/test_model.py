@@ -83,10 +83,12 @@ def test_ar_decoding_with_its_cache_equals_decoding_without(seed):
 
 
 @pytest.mark.parametrize("preset, millions", [("tiny", (1.2, 1.8)), ("small", (10, 20))])
-def test_preset_sizes(preset, millions):
-    with torch.device("meta"):
-        size = sum(p.numel() for p in Dimple(Config(400, 398, 399, **PRESETS[preset])).parameters()) / 1e6
-    assert millions[0] <= size <= millions[1]
+def test_presets(preset, millions):
+    model = Dimple(Config(400, 398, 399, **PRESETS[preset]))
+    assert millions[0] <= sum(p.numel() for p in model.parameters()) / 1e6 <= millions[1]
+    px = model.config.image_px
+    logits = model(torch.zeros(1, 3, px, px, dtype=torch.uint8), torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long), False)
+    assert logits.shape == (1, 5, 400)
 
 
 def test_the_core_file_needs_torch_and_the_standard_library_alone():

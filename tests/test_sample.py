@@ -80,6 +80,11 @@ def test_windows_from_priors():
         sample.make_window("a red circle _", 3, tokenizer)
 
 
+def test_given_tokens_are_not_counted_as_decoded(trained, capsys):
+    out = shown(capsys, "--checkpoint", trained / "d.pt", "--prior", "a large red circle", "--length", 4)
+    assert "caption:    a large red circle\n" in out and "0 iterations for 0 response tokens" in out
+
+
 def test_your_own_image_and_the_other_prompt(trained, capsys, tmp_path):
     Image.new("RGBA", (300, 200), "red").save(tmp_path / "x.png")
     out = shown(capsys, "--checkpoint", trained / "own.pt", "--image", tmp_path / "x.png", "--length", 6)
@@ -98,7 +103,7 @@ def test_an_ar_checkpoint_decodes_left_to_right(trained, capsys):
     (["--rule", "confident:x"], "number"), (["--rule", "other"], "unknown"), (["--length", "-1"], "--length"), (["--length", "0"], "--length"),
     (["--length", "100000000"], "--length"), (["--length", "2", "--prior", "a red circle"], "--prior"), (["--temperature", "-1"], "--temperature"),
     (["--temperature", "nan"], "--temperature"), (["--temperature", "inf"], "--temperature"), (["--prompt", "what is it?"], "--prompt"),
-    (["--prompt", ""], "--prompt"), (["--image", "none.png"], "none.png"), (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"),
+    (["--prompt", ""], "--prompt"), (["--image", "none.png"], "none.png"), (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"), (["--seed", "99999999999999999999"], "--seed"),
 ])
 def test_bad_options(trained, capsys, words, message):
     assert message in refused(capsys, "--checkpoint", trained / "d.pt", *words)
@@ -135,6 +140,7 @@ def damaged(trained):
     yield "other shapes", {**state, "config": {**state["config"], "width": 64}}
     yield "missing weights", {**state, "weights": {}}
     yield "bad merges", {**state, "merges": [[1, 99999]]}
+    yield "fewer merges", {**state, "merges": state["merges"][:-1]}
     yield "code", {"format": Tokenizer}
 
 

@@ -126,7 +126,7 @@ def quick(monkeypatch):
 
 
 @pytest.mark.parametrize("stop", [4, 5, 9, 12, 21])
-def test_a_run_stopped_anywhere_resumes_to_the_same_losses(pictures, tmp_path, quick, monkeypatch, stop):
+def test_a_run_stopped_anywhere_resumes_to_the_same_losses(pictures, tmp_path, quick, monkeypatch, capsys, stop):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = ["--data", pictures, *SHORT]
     train.main([*map(str, flags), "--out", str(whole)])
@@ -142,10 +142,16 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_losses(pictures, tmp_path, q
     monkeypatch.setattr(train, "phase_loss", stopping)
     with pytest.raises(SystemExit) as end:
         train.main([*map(str, flags), "--out", str(broken)])
-    assert end.value.code == 130 and not (broken / "result.json").exists()
+    assert "stopped" in capsys.readouterr().err and end.value.code == 130 and not (broken / "result.json").exists()
     monkeypatch.setattr(train, "phase_loss", real)
     if stop < 5:
         assert not (broken / "last.pt").exists()
+        assert "--overwrite" in refused(capsys, "--out", broken) and "does not exist" in refused(capsys, "--out", broken, "--resume")
+        return
+    if stop == 9:
+        (broken / "log.csv").unlink()  # the log is a record, not needed to go on
+        train.main(["--resume", "--out", str(broken)])
+        assert list(losses(broken)) == list(range(7 + 1, 24))
         return
     train.main(["--resume", "--out", str(broken)])
     assert losses(broken) == losses(whole) and len(losses(whole)) == 23
@@ -194,7 +200,7 @@ def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
 
 def test_pure_diffusion_and_defaults_of_the_recipes():
     def steps(*words):
-        settings = train.settings_from(train.parse(words)[1], torch.device("cpu"))
+        settings = train.settings_from(train.parse(words)[1])
         return settings["ar_steps"], settings["diffusion_steps"]
     ar, diffusion = steps()
     assert steps("--recipe", "diffusion") == (0, ar + diffusion) and steps("--recipe", "ar") == (ar + diffusion, 0)
@@ -221,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--ar-steps", "-1"], "must be 0 or more"), (["--diffusion-steps", "x"], "--diffusion-steps"), (["--seed", "-3"], "must be 0 or more"),
+    (["--ar-steps", "-1"], "must be 0 or more"), (["--diffusion-steps", "x"], "--diffusion-steps"), (["--seed", "-3"], "must be 0 or more"), (["--seed", "99999999999999"], "below 2^32"),
     (["--ar-steps", "0", "--diffusion-steps", "0"], "nothing to train"), (["--preset", "huge"], "--preset"), (["--recipe", "x"], "--recipe"),
     (["--recipe", "diffusion", "--ar-steps", "5"], "--ar-steps"), (["--recipe", "ar", "--diffusion-steps", "5"], "--diffusion-steps"),
     (["--holdout", "1"], "below 1"), (["--holdout", "nan"], "below 1"), (["--holdout", "0.5"], "--data"), (["--data", "none"], "none/metadata.jsonl"),
@@ -252,7 +258,7 @@ def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick
     lines = (path / "metadata.jsonl").read_text()
     (path / "metadata.jsonl").write_text(lines.replace("a red thing", "a red king"))
     capsys.readouterr()
-    assert "the training data is no longer" in refused(capsys, "--resume", "--out", out)
+    assert "is no longer what the run began with" in refused(capsys, "--resume", "--out", out)
     (path / "metadata.jsonl").write_text(lines)
     whole = (out / "last.pt").read_bytes()
     for content in (b"", b"junk", whole[:len(whole) // 2]):
