@@ -254,13 +254,13 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
 def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
     """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
 
-    Each phase warms up linearly and falls by a cosine to `floor`; diffusion after AR peaks at half."""
+    Each phase warms up linearly and falls by a cosine to `floor`."""
     if step < ar_steps:
-        phase, at, steps, peak = "ar", step, ar_steps, 1.0
+        phase, at, steps = "ar", step, ar_steps
     else:
-        phase, at, steps, peak = "diffusion", step - ar_steps, diffusion_steps, 0.5 if ar_steps else 1.0
+        phase, at, steps = "diffusion", step - ar_steps, diffusion_steps
     warm = min(1.0, (at + 1) / min(warmup, max(1, steps // 5)))
-    return phase, peak * warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
+    return phase, warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
 
 
 # ---------------------------------------------------------------- decoding (paper: confident decoding, prefilling, structure priors)

@@ -24,7 +24,7 @@ from mini_dimple import (PRESETS, Config, Dimple, ar_loss, checkpoint, confident
 from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
-TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, of the first phase
+TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, the same in both phases
     "tiny": dict(ar_steps=500, diffusion_steps=1000, batch_size=64, examples=20_000, muon_lr=0.012, adamw_lr=1e-2),
     "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.012, adamw_lr=5e-3),
 }

@@ -19,14 +19,15 @@ def load_image(path, size_px):
 
     Raises ValueError naming the file if it is missing, broken or no image."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            image = ImageOps.exif_transpose(image)
-            if image.mode[0] == "I":  # 16-bit grey: plain conversion would clip it to white
-                image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
+            with Image.open(path) as image:
+                image = ImageOps.exif_transpose(image)
+                if image.mode[0] == "I":  # 16-bit grey: plain conversion would clip it to white
+                    image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+                if image.has_transparency_data:
+                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+                image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
