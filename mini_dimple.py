@@ -4,8 +4,8 @@ A picture and an instruction go in, a caption comes out, several tokens per pass
 
     [visual tokens][prompt][response window]   -- one transformer, causal in phase 1, full attention in phase 2
 
-Read top to bottom, in the paper's order: config, vision encoder, projector, transformer, autoregressive loss,
-diffusion loss, schedule, decoding. Shapes: B batch, V visual tokens, P prompt tokens, W response window,
+Read top to bottom, in the paper's order: config, the block that all transformers share, vision encoder, projector, the
+model, autoregressive loss, diffusion loss, schedule, decoding, checkpoints. Shapes: B batch, V visual tokens, P prompt tokens, W response window,
 T = V + P + W positions, D width, nh heads, hd = D / nh.
 """
 import math
@@ -56,7 +56,7 @@ def rotary_table(positions, head_dim):
 
 
 def rotate(x, rotary):
-    """Turn each pair of channels of x (B, nh, T, hd) by its position's angle."""
+    """Turn each pair of channels (i, i + hd / 2) of x (B, nh, T, hd) by its position's angle."""
     cos, sin = rotary
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)  # autocast: back to bf16
@@ -104,7 +104,7 @@ class ViT(nn.Module):
         self.patch_px = config.patch_px
         self.embed = nn.Linear(3 * config.patch_px ** 2, config.vit_width, bias=False)
         patches = (config.image_px // config.patch_px) ** 2
-        self.positions = nn.Parameter(0.02 * torch.randn(patches, config.vit_width))
+        self.positions = nn.Parameter(torch.randn(patches, config.vit_width))  # as all matrices, drawn anew by Dimple
         self.blocks = nn.ModuleList(Block(config.vit_width, config.heads) for _ in range(config.vit_layers))
 
     def forward(self, images):
@@ -136,7 +136,8 @@ class Projector(nn.Module):
 # ---------------------------------------------------------------- the model
 
 class Dimple(nn.Module):
-    """The same weights read causally (phase 1) or in both directions (phase 2); no timestep embedding."""
+    """The same weights read causally (phase 1) or in both directions (phase 2). No timestep embedding: the model can see
+    how many masks there are."""
 
     def __init__(self, config):
         super().__init__()
@@ -171,8 +172,8 @@ class Dimple(nn.Module):
     def score(self, prefix, response, causal, past=None):
         """Logits (B, W, vocab) for the response (B, W), and the cache.
 
-        Token shift: the state at position i scores token i + 1, in both phases, so response[:, 0] is scored from the
-        last position of the prefix. With `past`, `prefix` is just that last position."""
+        Token shift: the state at position i scores token i + 1, in both phases, so that what phase 1 learnt carries
+        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position."""
         W = response.shape[1]
         hidden, cache = self.transformer(torch.cat([prefix, self.embedding(response)], dim=1), causal, past)
         return self.head(hidden[:, -W - 1:-1]), cache
@@ -182,7 +183,7 @@ class Dimple(nn.Module):
         return self.score(self.prefix(images, prompt), response, causal)[0]
 
 
-# ---------------------------------------------------------------- phase 1: autoregressive loss (paper: autoregressive-then-diffusion training)
+# ---------------------------------------------------------------- training, phase 1: autoregressive loss (paper: AR-then-diffusion)
 
 def token_nll(logits, response):
     """-log p of each response token: (B, W, vocab), (B, W) -> (B, W)."""
@@ -199,13 +200,14 @@ def ar_loss(model, images, prompt, response):
     return (nll * scored).sum() / scored.sum()
 
 
-# ---------------------------------------------------------------- phase 2: masked diffusion loss (same section)
+# ---------------------------------------------------------------- training, phase 2: masked diffusion loss
 
 EPS = 1e-3  # the smallest t: keeps 1 / t bounded
 
 
 def draw_t(B, device, generator=None):
-    """One t ~ U(EPS, 1] per example (B,), stratified: one draw in each of B equal slices, so a batch spans all levels."""
+    """One t ~ U(EPS, 1] per example (B,), stratified: example i draws from slice i of B equal ones, so that
+    each batch spans all levels. Batches are shuffled, so every example meets every level."""
     u = (torch.arange(B, device=device) + torch.rand(B, device=device, generator=generator)) / B
     return 1 - (1 - EPS) * u
 
@@ -254,7 +256,7 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
 def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
     """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
 
-    Each phase warms up linearly and falls by a cosine to `floor`."""
+    Each phase warms up linearly (over `warmup` steps, at most a fifth of the phase) and falls by a cosine to `floor`."""
     if step < ar_steps:
         phase, at, steps = "ar", step, ar_steps
     else:
@@ -263,7 +265,7 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
     return phase, warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
 
 
-# ---------------------------------------------------------------- decoding (paper: confident decoding, prefilling, structure priors)
+# ---------------------------------------------------------------- decoding (paper: confident, prefilling, structure priors)
 
 class Step(NamedTuple):
     """What a decoding rule sees: the current iteration, for the whole batch."""
@@ -276,8 +278,8 @@ class Step(NamedTuple):
     probs: torch.Tensor       # (B, W, vocab) the distribution itself, [MASK] excluded
 
 
-class Iteration(NamedTuple):
-    """One line of a trace."""
+class TraceLine(NamedTuple):
+    """What one iteration did."""
     tokens: torch.Tensor      # (B, W) ids after this iteration
     committed: torch.Tensor   # (B, W) bool, by this iteration
     confidence: torch.Tensor  # (B, W)
@@ -288,7 +290,7 @@ class Decoded:
     tokens: torch.Tensor      # (B, W) ids, no [MASK] left
     iterations: torch.Tensor  # (B,) passes of the model that each example needed
     ends: torch.Tensor        # (B,) tokens before the response's EOS
-    trace: list               # of Iteration, if asked for
+    trace: list               # of TraceLine, one per iteration, if asked for
 
     def response(self, b):
         """Ids of example b's response, its EOS and what follows left out."""
@@ -308,7 +310,8 @@ def select(rule, step):
     """The rule's choice made safe: only masked positions, and at least one for each unfinished example.
 
     Raises TypeError if the rule does not return a bool tensor (B, W), or writes into the step."""
-    name, versions = getattr(rule, "__name__", rule), [tensor._version for tensor in step[1:]]
+    name = getattr(rule, "__name__", rule)
+    versions = [tensor._version for tensor in step[1:]]  # PyTorch counts the in-place writes to a tensor
     commit = rule(step)
     if versions != [tensor._version for tensor in step[1:]]:
         raise TypeError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
@@ -323,7 +326,7 @@ def select(rule, step):
 
 
 def propose(logits, mask_id, temperature=0.0, generator=None):
-    """logits (B, W, vocab) -> proposal (B, W), its confidence (B, W), probs (B, W, vocab)."""
+    """logits (B, W, vocab) -> proposal (B, W), its confidence (B, W), probs (B, W, vocab). Takes [MASK] out of `logits`."""
     logits[..., mask_id] = -torch.inf
     probs = logits.softmax(-1)
     if temperature > 0:
@@ -342,14 +345,15 @@ def response_ends(tokens, given, eos_id):
     return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
 
 
+@torch.inference_mode(False)  # even inside a caller's inference mode: `select` reads version counters
 @torch.no_grad()
 def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, temperature=0.0, generator=None, trace=False):
     """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given (structure prior).
 
     images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool.
-    `prefill` runs the prefix once, with the all-masked window in view, and keeps its keys and values for later
+    `prefill` runs the prefix once, with the window as it is at the start in view, and keeps its keys and values for later
     passes: faster, but they go stale as tokens are committed (paper: prefilling). Returns Decoded. Raises TypeError for
-    a rule that returns anything but a bool tensor (B, W)."""
+    a rule that returns anything but a bool tensor (B, W) or writes into its Step."""
     tokens, given = window.clone(), window != model.config.mask_id
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
     iterations, lines, past = torch.zeros_like(tokens[:, 0]), [], None
@@ -360,13 +364,13 @@ def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, tem
         logits, cache = model.score(prefix, tokens, causal=False, past=past)
         if prefill and past is None:  # keep what precedes the last prompt token, which the token shift needs again
             past = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
-            prefix = prefix[:, -1:]
+            prefix = prefix[:, -1:]  # from here on
         proposal, confidence, probs = propose(logits, model.config.mask_id, temperature, generator)
         commit = select(rule, Step(iteration, tokens, masked, given, proposal, confidence, probs))
         tokens = torch.where(commit, proposal, tokens)
         iterations += masked.any(1)
         if trace:
-            lines.append(Iteration(tokens, commit, confidence))
+            lines.append(TraceLine(tokens, commit, confidence))
     return Decoded(tokens, iterations, response_ends(tokens, given, model.config.eos_id), lines)
 
 

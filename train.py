@@ -34,7 +34,7 @@ EVAL_BATCH = 100
 SAVE_EVERY = 250        # steps between two writes of last.pt
 LOG_EVERY = 10          # steps between two looks at the loss: each look waits for the device
 LAST_FORMAT = "mini-dimple run 1"
-LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")
+LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")  # AdamW's rate; Muon's is in proportion
 BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{postfix}, {remaining} left]"
 FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
 
@@ -95,12 +95,12 @@ def parse(argv=None):
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="where everything is written (default: out)")
     parser.add_argument("--preset", choices=PRESETS, help="tiny: 2 CPU cores (default); small: one 8 GB GPU")
     parser.add_argument("--recipe", choices=RECIPES, help="default: ar-then-diffusion; the others get the same number of steps")
-    parser.add_argument("--ar-steps", type=count, metavar="N")
-    parser.add_argument("--diffusion-steps", type=count, metavar="N")
+    parser.add_argument("--ar-steps", type=count, metavar="N", help="steps of phase 1 (default: 500; small: 2000)")
+    parser.add_argument("--diffusion-steps", type=count, metavar="N", help="steps of phase 2 (default: 1000; small: 6000)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
     parser.add_argument("--holdout", type=share, metavar="F", help="share of your pictures held out (default: 0.1; 0 for none)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto, which is cuda where there is one")
-    parser.add_argument("--compile", action="store_true", help="torch.compile: slower to start, faster steps on a GPU")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the training step: slow to start")
     parser.add_argument("--seed", type=seed, metavar="S", help="default: 0")
     parser.add_argument("--resume", action="store_true", default=False, help="go on from DIR/last.pt")
     parser.add_argument("--overwrite", action="store_true", default=False, help="replace what an earlier run left in DIR")

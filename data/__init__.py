@@ -31,7 +31,8 @@ def pad_responses(texts, tokenizer, window):
 class Batches:
     """batches(step, phase) -> images (B, 3, H, H) uint8, prompt (B, P), response (B, W), on the device.
 
-    A pure function of (seed, step): nothing to save or restore when a run is resumed. The whole set stays on the
+    For given data a pure function of (seed, step, phase): nothing to save or restore when a run is resumed. An epoch
+    shows no picture twice and leaves out the last, partial batch. The whole set stays on the
     device; indices and window lengths are drawn on the CPU, so that CUDA never has to be waited for."""
 
     def __init__(self, split, tokenizer, config, batch_size, seed, device):

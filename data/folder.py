@@ -106,7 +106,7 @@ def check_lengths(split, where, tokenizer, window, prompt_tokens=64):
         length = len(tokenizer.encode(text))
         if length >= window:
             raise ValueError(f"{place}: the caption is {length} tokens long; {window - 1} and the EOS fit the window: "
-                             f"shorten it, or take a larger preset")
+                             f"shorten it (--preset small has the longest window)")
         length = len(tokenizer.encode(prompt))
         if length > prompt_tokens:
             raise ValueError(f"{place}: the prompt is {length} tokens long; at most {prompt_tokens} fit: shorten it")

@@ -176,6 +176,9 @@ def test_a_rule_that_writes_into_the_step_is_named(field):
     images, prompt, _ = random_inputs(0, 2, 5)
     with pytest.raises(TypeError, match="'my_rule' writes into the step"):
         decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
+    model = random_model(0)
+    with torch.inference_mode(), pytest.raises(TypeError, match="'my_rule' writes into the step"):
+        decode(model, images, prompt, torch.full((2, 5), MASK), my_rule)
 
 
 def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
