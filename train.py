@@ -301,7 +301,8 @@ class Run:
         torch.manual_seed(settings["seed"])
         self.model = Dimple(config).to(device)
         training = TRAINING[settings["preset"]]
-        self.optimizers = make_optimizers(self.model, training["muon_lr"], training["adamw_lr"])
+        self.new_optimizers = lambda: make_optimizers(self.model, training["muon_lr"], training["adamw_lr"])
+        self.optimizers = self.new_optimizers()
         self.batches = Batches(self.train_split, self.tokenizer, config, training["batch_size"], settings["seed"], device)
         self.step, self.seconds, self.results, self.pending, self.saved = 0, {}, {}, [], None
         if state:
@@ -333,9 +334,11 @@ class Run:
         total = ar_steps + diffusion_steps
         model = torch.compile(self.model) if self.settings["compile"] else self.model
         generator = torch.Generator(self.device)
-        for phase, end in (("ar", ar_steps), ("diffusion", total)):
-            if phase in self.results or end == (0 if phase == "ar" else ar_steps):  # done before, or not in this recipe
+        for phase, start, end in (("ar", 0, ar_steps), ("diffusion", ar_steps, total)):
+            if phase in self.results or start == end:  # done before, or not in this recipe
                 continue
+            if self.step == start:  # each phase is a training run of its own, as in the paper
+                self.optimizers = self.new_optimizers()
             self.model.train()
             with tqdm(total=total, initial=self.step, desc=phase, unit="step", bar_format=BAR) as self.bar:
                 self.clock = time.perf_counter()

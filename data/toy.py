@@ -23,7 +23,7 @@ OPENINGS = ("", "there is ", "i can see ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 COUNT = "count the shapes"  # the second instruction
-COUNT_SHARE = 0.1  # of the training examples
+COUNT_SHARE = 0.15  # of the training examples
 HELD_OUT_SHARE = 0.1
 
 
