@@ -49,8 +49,10 @@ PRESETS = {
 # ---------------------------------------------------------------- transformer block (shared by vision and language)
 
 def rotary_table(positions, head_dim):
-    """cos and sin of the rotary angles, each (positions, head_dim / 2)."""
-    frequencies = 10000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    """cos and sin of the rotary angles, each (positions, head_dim / 2).
+
+    The base is 100, not the usual 10,000: with at most some 200 positions, more channels than one turn noticeably."""
+    frequencies = 100.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(positions)[:, None] * frequencies
     return angles.cos(), angles.sin()
 
@@ -267,21 +269,25 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
 # ---------------------------------------------------------------- decoding (paper: confident, prefilling, structure priors)
 
 class Step(NamedTuple):
-    """What a decoding rule sees: the current iteration, for the whole batch."""
+    """What a decoding rule sees: the current iteration, for the B examples that are not finished yet, W positions each."""
     iteration: int            # 0, 1, 2, ...
     tokens: torch.Tensor      # (B, W) ids, mask_id where nothing is committed yet
     masked: torch.Tensor      # (B, W) bool
     given: torch.Tensor       # (B, W) bool, fixed from the start (structure prior)
     proposal: torch.Tensor    # (B, W) ids, the token that would be committed
     confidence: torch.Tensor  # (B, W) probability of the proposal, before temperature
-    probs: torch.Tensor       # (B, W, vocab) the distribution itself, [MASK] excluded
+    probs: torch.Tensor       # (B, W, vocab) the distribution itself, [MASK] excluded; of committed positions too
+
+
+class RuleError(Exception):
+    """A decoding rule failed, or did what a rule must not do; the message names it."""
 
 
 class TraceLine(NamedTuple):
     """What one iteration did."""
     tokens: torch.Tensor      # (B, W) ids after this iteration
     committed: torch.Tensor   # (B, W) bool, by this iteration
-    confidence: torch.Tensor  # (B, W)
+    confidence: torch.Tensor  # (B, W), 0 for finished examples
 
 
 @dataclass
@@ -305,23 +311,31 @@ def confident(threshold):
     return lambda step: step.confidence > threshold
 
 
-def select(rule, step):
-    """The rule's choice made safe: only masked positions, and at least one for each unfinished example.
+def select(rule, step, taken_back):
+    """The rule's choice made safe -> positions to commit, positions to take back, both (B, W) bool.
 
-    Raises TypeError if the rule does not return a bool tensor (B, W), or writes into the step."""
+    Committed: only masked positions, and at least one of each example, the most confident if the rule names none.
+    Taken back: only committed positions, neither given nor `taken_back` (B, W) before. Raises RuleError if the rule fails,
+    returns neither a bool tensor (B, W) nor a pair of them, or writes into the step."""
     name = getattr(rule, "__name__", rule)
     versions = [tensor._version for tensor in step[1:]]  # PyTorch counts the in-place writes to a tensor
-    commit = rule(step)
+    try:
+        answer = rule(step)
+    except Exception as error:
+        raise RuleError(f"decoding rule {name!r}: {type(error).__name__}: {error}") from error
     if versions != [tensor._version for tensor in step[1:]]:
-        raise TypeError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
+        raise RuleError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
+    pair = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, torch.zeros_like(step.masked))
     wanted = torch.bool, step.masked.shape, step.masked.device
-    got = (commit.dtype, commit.shape, commit.device) if isinstance(commit, torch.Tensor) else type(commit)
-    if got != wanted:
-        raise TypeError(f"decoding rule {name!r} must return a bool tensor of shape {tuple(wanted[1])} on {wanted[2]}, not {got}")
-    commit = commit & step.masked
+    for choice in pair:
+        got = (choice.dtype, choice.shape, choice.device) if isinstance(choice, torch.Tensor) else type(choice)
+        if got != wanted:
+            raise RuleError(f"decoding rule {name!r} must return a bool tensor of shape {tuple(wanted[1])} on {wanted[2]} "
+                            f"(positions to commit), or two of them (to commit, to take back), not {got}")
+    commit, take_back = pair[0] & step.masked, pair[1] & ~(step.masked | step.given | taken_back)
     best = step.confidence.masked_fill(~step.masked, -1).argmax(1, keepdim=True)  # (B, 1)
-    fallback = torch.zeros_like(commit).scatter_(1, best, True) & step.masked
-    return torch.where(commit.any(1, keepdim=True), commit, fallback)
+    fallback = torch.zeros_like(commit).scatter_(1, best, True)
+    return torch.where(commit.any(1, keepdim=True), commit, fallback), take_back
 
 
 def propose(logits, mask_id, temperature=0.0, generator=None):
@@ -349,27 +363,36 @@ def response_ends(tokens, given, eos_id):
 def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, temperature=0.0, generator=None, trace=False):
     """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given (structure prior).
 
-    images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool.
-    `prefill` runs the prefix once, with the window as it is at the start in view, and keeps its keys and values for later
-    passes: faster, but they go stale as tokens are committed (paper: prefilling). Returns Decoded. Raises TypeError for
-    a rule that returns anything but a bool tensor (B, W) or writes into its Step."""
-    tokens, given = window.clone(), window != model.config.mask_id
+    images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool, or
+    to (commit, take back): a committed position can become [MASK] again, once. So an example needs no more iterations
+    than it has masks, or twice as many with a rule that takes back. `prefill` runs the prefix once, with the window as it
+    is at the start in view, and keeps its keys and values: faster, but they go stale as tokens are committed (paper:
+    prefilling). Returns Decoded. Raises RuleError for a rule that fails or breaks this contract."""
+    mask_id, tokens, given = model.config.mask_id, window.clone(), window != model.config.mask_id
+    iterations, taken_back = torch.zeros_like(tokens[:, 0]), torch.zeros_like(given)
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
-    iterations, lines, past = torch.zeros_like(tokens[:, 0]), [], None
-    for iteration in range(window.shape[1]):  # each pass commits at least one token per unfinished example
-        masked = tokens == model.config.mask_id
-        if not masked.any():
-            break
-        logits, cache = model.score(prefix, tokens, causal=False, past=past)
+    active, past, lines = torch.arange(len(tokens), device=tokens.device), None, []
+    for iteration in range(2 * window.shape[1]):
+        unfinished = (tokens[active] == mask_id).any(1)
+        if not unfinished.all():  # finished examples leave the batch
+            active, prefix = active[unfinished], prefix[unfinished]
+            past = past and [(k[unfinished], v[unfinished]) for k, v in past]
+            if not len(active):
+                break
+        now = tokens[active]
+        logits, cache = model.score(prefix, now, causal=False, past=past)
         if prefill and past is None:  # keep what precedes the last prompt token, which the token shift needs again
             past = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
             prefix = prefix[:, -1:]  # from here on
-        proposal, confidence, probs = propose(logits, model.config.mask_id, temperature, generator)
-        commit = select(rule, Step(iteration, tokens, masked, given, proposal, confidence, probs))
-        tokens = torch.where(commit, proposal, tokens)
-        iterations += masked.any(1)
+        proposal, confidence, probs = propose(logits, mask_id, temperature, generator)
+        step = Step(iteration, now, now == mask_id, given[active], proposal, confidence, probs)
+        commit, take_back = select(rule, step, taken_back[active])
+        tokens[active] = torch.where(commit, proposal, now).masked_fill(take_back, mask_id)
+        taken_back[active] |= take_back
+        iterations[active] += 1
         if trace:
-            lines.append(TraceLine(tokens, commit, confidence))
+            whole = [x.new_zeros(window.shape).index_copy(0, active, x) for x in (commit, confidence)]
+            lines.append(TraceLine(tokens.clone(), *whole))
     return Decoded(tokens, iterations, response_ends(tokens, given, model.config.eos_id), lines)
 
 

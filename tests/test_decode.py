@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import EOS, MASK, random_inputs, random_model
 
-from mini_dimple import confident, decode, decode_ar
+from mini_dimple import RuleError, confident, decode, decode_ar
 
 
 def random_window(rng, B, W):
@@ -164,7 +164,7 @@ def test_a_rule_that_returns_something_else_is_named(answer):
     def my_rule(step):
         return answer
     images, prompt, _ = random_inputs(0, 2, 5)
-    with pytest.raises(TypeError, match=r"my_rule.*bool tensor of shape \(2, 5\)"):
+    with pytest.raises(RuleError, match=r"my_rule.*bool tensor of shape \(2, 5\)"):
         decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
 
 
@@ -174,10 +174,10 @@ def test_a_rule_that_writes_into_the_step_is_named(field):
         getattr(step, field).zero_()
         return step.masked
     images, prompt, _ = random_inputs(0, 2, 5)
-    with pytest.raises(TypeError, match="'my_rule' writes into the step"):
+    with pytest.raises(RuleError, match="'my_rule' writes into the step"):
         decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
     model = random_model(0)
-    with torch.inference_mode(), pytest.raises(TypeError, match="'my_rule' writes into the step"):
+    with torch.inference_mode(), pytest.raises(RuleError, match="'my_rule' writes into the step"):
         decode(model, images, prompt, torch.full((2, 5), MASK), my_rule)
 
 
