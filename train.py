@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from tqdm import tqdm
 
-from data import Batches, folder, pad_prompts, toy
+from data import Batches, drawing, folder, pad_prompts, toy, write
 from mini_dimple import (PRESETS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar, diffusion_loss,
                          read_state, schedule)
 from tokenizer import Tokenizer
@@ -226,25 +226,6 @@ def mean_loss(model, tokenizer, split, phase):
     return statistics.fmean(phase_loss(model, batches(i, phase), phase, generator).item() for i in range(len(split.texts)))
 
 
-def draw_samples(split, texts, right, path, size_px=192, shown=8):
-    """The split's first pictures with their captions, in two rows; a wrong caption is red."""
-    font = ImageFont.load_default(13)
-    columns, height_px = math.ceil(min(shown, len(texts)) / 2), size_px + 128
-    sheet = Image.new("RGB", (columns * (size_px + 16), 2 * height_px), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i in range(min(shown, len(texts))):
-        x, y = i % columns * (size_px + 16) + 8, i // columns * height_px + 8
-        picture = Image.fromarray(split.images[i].permute(1, 2, 0).numpy())
-        sheet.paste(picture.resize((size_px, size_px), Image.Resampling.NEAREST), (x, y))
-        lines = [""]
-        for word in texts[i].encode("utf-8", "replace").decode().split():
-            if lines[-1] and pen.textlength(f"{lines[-1]} {word}", font) > size_px:
-                lines.append("")
-            lines[-1] = f"{lines[-1]} {word}".strip()
-        pen.multiline_text((x, y + size_px + 4), "\n".join(lines[:7]), "black" if right[i] else "red", font)
-    sheet.save(path)
-
-
 # ---------------------------------------------------------------- the run
 
 class NotFinite(Exception):
@@ -255,19 +236,6 @@ def phase_loss(model, batch, phase, generator):
     if phase == "ar":
         return ar_loss(model, *batch)
     return diffusion_loss(model, *batch, generator=generator)
-
-
-def write(path, save):
-    """`save(file)` into a file that appears at `path` whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # after a failure, a full disk say
 
 
 def read_last(path):
@@ -401,7 +369,8 @@ class Run:
         print(f"{phase}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
         if not last:
             return self.save()
-        draw_samples(self.test_split, texts, right, self.out / "samples.png")
+        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in self.test_split.images[:8]]
+        drawing.save(self.out / "samples.png", drawing.samples_sheet(pictures, texts, right))
         quality = "correct" if "correct" in figures else "exact_match"
         result = dict(
             **figures, **{f"ar_{quality}": self.results["ar"][quality] if "ar" in self.results else None},

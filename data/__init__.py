@@ -1,5 +1,7 @@
-"""The toy set (`data.toy`), your own pictures (`data.folder`), and the batches made from either."""
+"""The toy set (`data.toy`), your own pictures (`data.folder`), the batches made from either, and what is drawn (`data.drawing`)."""
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,20 @@ class Split:
     prompts: list         # N strings
     texts: list           # N strings: the responses to learn
     scenes: list = None   # N toy scenes, None for your own pictures
+
+
+def write(path, save):
+    """`save(file)` into a file that appears at `path` whole or not at all."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # after a failure, a full disk say
 
 
 def pad_prompts(prompts, tokenizer, length):

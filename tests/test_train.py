@@ -312,4 +312,5 @@ def test_compile(pictures, tmp_path):
     for out, extra in ((plain, []), (compiled, ["--compile"])):
         run("--data", pictures, *SHORT, "--out", out, "--device", "cpu", *extra)
     a, b = ([float(loss) for _, loss, _ in losses(out).values()] for out in (plain, compiled))
-    assert a == pytest.approx(b, rel=0.05)
+    assert a[:4] == pytest.approx(b[:4], rel=0.005), "the same gradients, too; later steps amplify the rounding"
+    assert len(a) == len(b) and b[-1] < b[0]
