@@ -6,21 +6,26 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from data import DESCRIBE, folder, pad_prompts, toy
-from mini_dimple import MAX_POSITIONS, confident, decode, decode_ar, load
+from data import DESCRIBE, drawing, folder, pad_prompts, toy
+from mini_dimple import MAX_POSITIONS, RuleError, decode, decode_ar, load
+from rules import named, resolve
 from train import THRESHOLD, Parser, count, pick_device, seed
 
-DEFAULT_CHECKPOINT = Path("out/mini_dimple.pt")
-MASK, EOS = "_", "<eos>"  # how a trace shows them
+TRAINED = Path("out/mini_dimple.pt")
+SHIPPED = Path(__file__).parent / "data" / "mini_dimple.pt"
+MASK = "_"  # how a trace shows it; EOS as `drawing` does
 
 
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", type=Path, metavar="F", help=f"default: {DEFAULT_CHECKPOINT}")
+    parser.add_argument("--checkpoint", type=Path, metavar="F", help=f"default: {TRAINED} if there is one, else the weights that come with Mini-Dimple")
     parser.add_argument("--image", type=Path, metavar="F", help="default: a held-out toy scene, and its caption is graded")
     parser.add_argument("--prompt", metavar="TEXT", help="default: the most frequent one in training, for the toy set %r" % DESCRIBE)
-    parser.add_argument("--rule", metavar="RULE", help=f"which positions to commit (default: confident:{THRESHOLD})")
+    parser.add_argument("--rule", action="append", metavar="RULE", help=f"which positions to commit (default: confident:{THRESHOLD}); "
+                        f"one of {', '.join(named())}, or path/to/mine.py; given several times, each decodes the picture")
+    parser.add_argument("--picture", type=Path, metavar="F", help="draw the decoding: an animation (.gif), or a strip (.png)")
     parser.add_argument("--length", type=count, metavar="N", help="window, in tokens (default: the longest trained)")
     parser.add_argument("--prior", metavar="TEXT", help="how the response begins: _ is one free token, other text is fixed")
     parser.add_argument("--no-prefill", action="store_true", help="run the whole sequence in every iteration")
@@ -30,20 +35,9 @@ def parse(argv=None):
     return parser, parser.parse_args(argv)
 
 
-def parse_rule(text):
-    """"confident:0.9" -> rule. Raises ValueError."""
-    name, _, number = text.partition(":")
-    if name != "confident":
-        raise ValueError(f"--rule {text}: unknown; use confident:THRESHOLD, for example confident:{THRESHOLD}")
-    try:
-        return confident(float(number or THRESHOLD))
-    except ValueError as error:
-        raise ValueError(f"--rule {text}: the threshold must be a number above 0 and at most 1") from error
-
-
 def find_checkpoint(path):
-    """The file to load. Raises ValueError if there is none."""
-    path = path or DEFAULT_CHECKPOINT
+    """The file to load: the one asked for, else the one trained here, else the shipped one. Raises ValueError if it is missing."""
+    path = path or (TRAINED if TRAINED.exists() else SHIPPED)
     if not path.exists():
         raise ValueError(f"{path} does not exist: train a model with `python train.py`, or name one with --checkpoint")
     return path
@@ -61,12 +55,16 @@ def make_window(prior, length, tokenizer):
     return torch.tensor([ids + [tokenizer.mask_id] * (length - len(ids))])
 
 
-def show(tokens, committed, tokenizer):
-    """A window as text: words in place, those just committed in [brackets], masks as _, equal neighbours counted."""
+def label(token, tokenizer):
+    return {tokenizer.mask_id: MASK, tokenizer.eos_id: drawing.EOS}.get(token) or tokenizer.decode([token]).strip()
+
+
+def show(tokens, before, tokenizer):
+    """A window (W,) as text: words in place, what changed since `before` (W,) in [brackets], masks as _, equal neighbours counted."""
     cells = []  # [text, new, times]
-    for token, new in zip(tokens.tolist(), committed.tolist()):
-        text = {tokenizer.mask_id: MASK, tokenizer.eos_id: EOS}.get(token) or tokenizer.decode([token]).strip()
-        if cells and cells[-1][:2] == [text, new] and text in (MASK, EOS):
+    for token, old in zip(tokens.tolist(), before.tolist()):
+        text, new = label(token, tokenizer), token != old
+        if cells and cells[-1][:2] == [text, new] and text in (MASK, drawing.EOS):
             cells[-1][2] += 1
         else:
             cells.append([text, new, 1])
@@ -74,19 +72,37 @@ def show(tokens, committed, tokenizer):
     return " ".join(f"[{word}]" if new else word for word, (_, new, _) in zip(words, cells))
 
 
+def panel(title, window, trace, tokenizer):
+    """One example's window (W,) and its trace -> what `drawing` shows: the window before the first iteration and after each."""
+    given, sure = (window != tokenizer.mask_id).tolist(), [0.0] * len(window)  # each token's probability when it was committed
+    before, lines = window.tolist(), []
+    for tokens, committed, confidence in [(window, window < 0, window), *((x[0].cpu() for x in line) for line in trace)]:
+        sure = [new if now else old for now, new, old in zip(committed.tolist(), confidence.tolist(), sure)]
+        tokens = tokens.tolist()
+        states = ["given" if g else "masked" if token == tokenizer.mask_id else "committed" for g, token in zip(given, tokens)]
+        lines.append([drawing.Cell(label(token, tokenizer), state, p, token != old)
+                      for token, state, p, old in zip(tokens, states, sure, before)])
+        before = tokens
+    return drawing.Panel(title, lines)
+
+
 def main(argv=None):
     parser, args = parse(argv)
     sys.stdout.reconfigure(errors="replace")  # a caption may hold what this terminal cannot show
     with parser.reporting(ValueError, OSError):
         device, path = pick_device(args.device), find_checkpoint(args.checkpoint)
-        rule = parse_rule(args.rule or f"confident:{THRESHOLD}")
+        names = args.rule or [f"confident:{THRESHOLD}"]
+        rules = [resolve(name) for name in names]
         if not 0 <= args.temperature < math.inf:
             raise ValueError(f"--temperature {args.temperature}: must be a number, 0 or more")
+        if args.picture and args.picture.suffix not in (".gif", ".png"):
+            raise ValueError(f"--picture {args.picture}: must end in .gif or .png")
         model, tokenizer = load(path, device)
         config = model.config
-        if config.phase == "ar" and (args.rule or args.prior or args.no_prefill or args.temperature):
+        greedy = config.phase == "ar"
+        if greedy and (args.rule or args.prior or args.no_prefill or args.temperature or args.picture):
             raise ValueError(f"{path} comes out of the AR phase and decodes greedily, left to right: "
-                             "--rule, --prior, --no-prefill and --temperature are for diffusion")
+                             "--rule, --prior, --no-prefill, --temperature and --picture are for diffusion")
         prompt = config.prompt if args.prompt is None else args.prompt
         number = random.randrange(10_000) if args.seed is None else args.seed
         if not 0 < len(tokenizer.encode(prompt)) <= config.prompt_tokens:
@@ -110,23 +126,36 @@ def main(argv=None):
     print(f"picture:    {args.image or f'a held-out scene, drawn with --seed {number}'}")
     print(f"prompt:     {prompt}")
     images, prompts = image[None].to(device), pad_prompts([prompt], tokenizer, config.prompt_tokens).to(device)
-    if config.phase == "ar":
-        out = decode_ar(model, images, prompts, length)
-    else:
-        generator = torch.Generator(device).manual_seed(number)
-        out = decode(model, images, prompts, window.to(device), rule, not args.no_prefill, args.temperature, generator, trace=True)
-    text, iterations = tokenizer.decode(out.response(0)), out.iterations.item()
-    print(f"caption:    {text}")
-    if scene and prompt in (DESCRIBE, toy.COUNT):
-        right = toy.grade(text, scene, board)[1] if prompt == DESCRIBE else text == drawn.texts[0]
-        print("grade:      " + ("fully right" if right else f"wrong; one right answer: {drawn.texts[0]}"))
-    print()
-    for iteration, line in enumerate(out.trace, 1):
-        print(f"{iteration:3d}  {show(line.tokens[0], line.committed[0], tokenizer)}")
-    tokens = min(out.ends[0].item() + 1, length)
-    given = 0 if config.phase == "ar" else (window[0, :tokens] != config.mask_id).sum().item()
-    print(f"{iterations} iterations for {tokens - given} response tokens (EOS counted{', given ones not' if given else ''}): "
-          f"{(tokens - given) / max(iterations, 1):.1f} tokens per iteration")
+    panels = []
+    for name, rule in zip(names, rules):
+        torch.manual_seed(number)  # a rule may draw random numbers
+        if greedy:
+            out = decode_ar(model, images, prompts, length)
+        else:
+            if args.rule:
+                print(f"rule:       {name}")
+            generator = torch.Generator(device).manual_seed(number)
+            with parser.reporting(RuleError):
+                out = decode(model, images, prompts, window.to(device), rule, not args.no_prefill, args.temperature, generator, trace=True)
+        text, iterations = tokenizer.decode(out.response(0)), out.iterations.item()
+        print(f"caption:    {text}")
+        if scene and prompt in (DESCRIBE, toy.COUNT):
+            right = toy.grade(text, scene, board)[1] if prompt == DESCRIBE else text == drawn.texts[0]
+            print("grade:      " + ("fully right" if right else f"wrong; one right answer: {drawn.texts[0]}"))
+        print()
+        before = window[0]
+        for iteration, line in enumerate(out.trace, 1):
+            print(f"{iteration:3d}  {show(line.tokens[0], before, tokenizer)}")
+            before = line.tokens[0]
+        tokens = min(out.ends[0].item() + 1, length)
+        given = 0 if greedy else (window[0, :tokens] != config.mask_id).sum().item()
+        print(f"{iterations} iterations for {tokens - given} response tokens (EOS counted{', given ones not' if given else ''}): "
+              f"{(tokens - given) / max(iterations, 1):.1f} tokens per iteration")
+        panels.append(panel(name, window[0], out.trace, tokenizer))
+    if args.picture:
+        with parser.reporting(OSError):
+            drawing.save_decoding(args.picture, Image.fromarray(image.permute(1, 2, 0).numpy()), panels)
+        print(f"drawn:      {args.picture}")
 
 
 if __name__ == "__main__":

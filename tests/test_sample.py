@@ -48,12 +48,46 @@ def test_caption_trace_and_count(trained, capsys):
     assert out == shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12), "a seed repeats"
 
 
-def test_without_checkpoint_it_uses_out_or_says_what_to_run(trained, capsys, tmp_path, monkeypatch):
+def test_without_checkpoint_it_uses_out_then_the_shipped_weights_or_says_what_to_run(trained, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "python train.py" in refused(capsys)
+    assert f"checkpoint: {sample.SHIPPED}" in shown(capsys, "--length", 5)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mini_dimple.pt").write_bytes((trained / "d.pt").read_bytes())
     assert "checkpoint: out/mini_dimple.pt" in shown(capsys, "--length", 5)
+    (tmp_path / "out" / "mini_dimple.pt").unlink()
+    monkeypatch.setattr(sample, "SHIPPED", tmp_path / "none.pt")
+    assert "python train.py" in refused(capsys)
+
+
+def test_several_rules_and_their_picture(trained, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("def rule(step): return step.confidence > 0.9, step.tokens < 3")
+    words = ["--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12, "--prior", "a _ _ at"]
+    one, two = (shown(capsys, *words, "--rule", rule) for rule in ("confident:0.9", tmp_path / "mine.py"))
+    out = shown(capsys, *words, "--rule", "confident:0.9", "--rule", tmp_path / "mine.py", "--picture", tmp_path / "d.gif")
+    for alone in (one, two):
+        assert alone.split("rule:")[1] in out, "each rule decodes the picture as it does alone"
+    with Image.open(tmp_path / "d.gif") as animation:
+        lines = [len(re.findall(r"^ *\d+  ", alone, re.M)) for alone in (one, two)]
+        assert animation.n_frames == 1 + max(lines)
+    shown(capsys, *words, "--picture", tmp_path / "d.png")
+    assert Image.open(tmp_path / "d.png").format == "PNG"
+    assert "must end in .gif or .png" in refused(capsys, *words, "--picture", tmp_path / "d.jpg")
+    assert "none" in refused(capsys, *words, "--picture", tmp_path / "none" / "d.png")
+
+
+def test_what_a_rule_takes_back_is_marked(trained, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("def rule(step): return step.masked, step.tokens >= 0")
+    out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4, "--rule", tmp_path / "mine.py")
+    assert "1 iterations for" in out  # finished at once: nothing is left to take back
+    (tmp_path / "mine.py").write_text("import torch\ndef rule(step): return torch.zeros_like(step.masked), step.tokens >= 0")
+    out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4, "--rule", tmp_path / "mine.py")
+    assert "[_" in out
+
+
+def test_a_rule_that_fails_is_one_line(trained, capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("def rule(step): return step.masked[5]")
+    err = refused(capsys, "--checkpoint", trained / "d.pt", "--rule", tmp_path / "mine.py")
+    assert "mine.py" in err and "IndexError" in err
 
 
 def test_a_prior_is_kept_to_the_letter(trained, capsys):
