@@ -37,6 +37,12 @@ def test_pareto_by_its_definition():
             assert on_front == (not beaten)
 
 
+def test_one_label_for_marks_on_each_other():
+    row = lambda name, right, iterations, yours=False: dict(rule=name, right=right, iterations=iterations, yours=yours, front=False)
+    rows = [row("a", 0.99, 5), row("b", 0.985, 5.1), row("mine", 0.99, 5, True), row("far", 0.99, 9), row("low", 0.5, 5)]
+    assert bench.labels(rows) == {"a": "", "b": "", "mine": "mine and 2 more", "far": "far", "low": "low"}
+
+
 def test_the_leaderboard_and_a_readers_rule(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "RULES", ("confident:0.9", "maskgit:12", "random_order:24"))
     (tmp_path / "mine.py").write_text("rule = lambda step: step.confidence > 0.9\n")
