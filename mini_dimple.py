@@ -432,7 +432,7 @@ def read_state(path, wanted, device="cpu"):
     with open(path, "rb") as file:
         try:
             state = torch.load(file, map_location=device, weights_only=True)
-            found = state["format"]
+            found = dict(state)["format"]
         except Exception as error:  # foreign and damaged files fail in many ways
             raise ValueError(f"{path}: damaged, or not written by Mini-Dimple") from error
     if found != wanted:

@@ -60,6 +60,7 @@ def test_the_leaderboard_and_a_readers_rule(tmp_path, capsys, monkeypatch):
 
 def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "SWEEP", ((9, 12),))
+    monkeypatch.setattr(bench, "BATCH", 2)
     bench.main(["decode", "--repeats", "2", "--json", str(tmp_path / "f.json"), "--device", "cpu"])
     figures = json.loads((tmp_path / "f.json").read_text())
     assert 0 < figures["share_in_model"] < 1 and len(figures["ways"]) == 8 and len(figures["prefill"]) == 1

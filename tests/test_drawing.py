@@ -125,7 +125,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
     (tmp_path / "x.gif").write_text("old")
 
     def fail(self, file, *args, **options):
-        file.write_text("half")
+        file.write(b"half")
         raise OSError("disk full")
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):

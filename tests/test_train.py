@@ -98,7 +98,7 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
 
 def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
     out = tmp_path / "out"
-    run("--data", pictures, "--out", out, "--holdout", 0, "--ar-steps", 80, "--diffusion-steps", 160, "--seed", 1)
+    run("--data", pictures, "--out", out, "--holdout", 0, "--ar-steps", 80, "--diffusion-steps", 240, "--seed", 1)
     result = json.loads((out / "result.json").read_text())
     assert result["exact_match"] == 1 and result["ar_exact_match"] == 1 and result["loss"] < 0.5
     model, tokenizer = load(out / "mini_dimple.pt")
@@ -111,7 +111,7 @@ def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
         assert tokenizer.decode(decode(model, image, prompt, window).response(0)) == line["text"]
     assert set(os.listdir(out)) == set(train.FILES)
     assert Image.open(out / "samples.png").width > 200
-    assert [row[0] for row in losses(out).values()] == ["ar"] * 80 + ["diffusion"] * 160
+    assert [row[0] for row in losses(out).values()] == ["ar"] * 80 + ["diffusion"] * 240
 
 
 SHORT = ["--ar-steps", 7, "--diffusion-steps", 16, "--holdout", 0]

@@ -39,9 +39,9 @@ def test_accuracy_on_held_out_scenes(shipped):
 
 def test_remasking_ends_and_helps_a_bold_threshold(shipped):
     (model, tokenizer), _ = shipped
-    scenes = bench.Scenes(model, tokenizer, 100, torch.device("cpu"))
+    scenes = bench.Scenes(model, tokenizer, 200, torch.device("cpu"))
     bold, mended = (bench.grade_rule(lambda *batch: decode(model, *batch, rule), model, tokenizer, scenes)
-                    for rule in (resolve("confident:0.5"), resolve("remask:0.5")))
+                    for rule in (resolve("confident:0.3"), resolve("remask:0.3")))
     assert mended["right"] > bold["right"] and mended["iterations"] <= 2 * 48
 
 
