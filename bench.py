@@ -2,9 +2,11 @@
 
 Every figure of a table comes out of one run, so that its rows can be compared. `python bench.py COMMAND --help`."""
 import argparse
+import dataclasses
 import json
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +44,20 @@ def now(device):
 def where(device):
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     return f"{name}, PyTorch {torch.__version__}"
+
+
+def load_pair(args, device):
+    """-> model, tokenizer, AR model. Raises ValueError unless they are a toy model's two phases, with one tokenizer."""
+    (model, tokenizer), (ar_model, ar_tokenizer) = load(args.checkpoint, device), load(args.ar_checkpoint, device)
+    for flag, path, config, phase in (("--checkpoint", args.checkpoint, model.config, "diffusion"),
+                                      ("--ar-checkpoint", args.ar_checkpoint, ar_model.config, "ar")):
+        if config.trained_on not in toy.TOYS:
+            raise ValueError(f"{flag} {path}: trained on your own pictures; only captions of toy scenes can be graded")
+        if config.phase != phase:
+            raise ValueError(f"{flag} {path}: its last phase was {config.phase!r}; needed is one that ended with {phase!r}")
+    if tokenizer.merges != ar_tokenizer.merges or dataclasses.replace(ar_model.config, phase="diffusion") != model.config:
+        raise ValueError(f"--checkpoint {args.checkpoint} and --ar-checkpoint {args.ar_checkpoint} are not of one run: name both")
+    return model, tokenizer, ar_model
 
 
 class Scenes:
@@ -107,9 +123,8 @@ def labels(rows):
 
 def rules(args, device):
     mine = args.rule or []
-    chosen = {name: resolve(name) for name in [*RULES, *mine]}
-    model, tokenizer = load(args.checkpoint, device)
-    ar_model, _ = load(args.ar_checkpoint, device)
+    chosen = {name: resolve(name) for name in [*mine, *RULES]}  # yours first: its mistakes cost no wait
+    model, tokenizer, ar_model = load_pair(args, device)
     scenes = Scenes(model, tokenizer, args.scenes, device)
     rows, start = [], time.perf_counter()
     for name, rule in tqdm(chosen.items(), desc="rules", disable=None):
@@ -133,7 +148,6 @@ def rules(args, device):
     point = lambda row: (row["iterations"], 100 * row["right"], *(100 * end for end in row["interval"]), names[row["rule"]])
     groups = {"on the front": [r for r in rows[:-1] if r["front"] and not r["yours"]],
               "others": [r for r in rows[:-1] if not r["front"] and not r["yours"]], "yours": [r for r in rows if r["yours"]]}
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
     drawing.chart(args.picture, [drawing.Series(name, [point(r) for r in members], name == "on the front", name != "others")
                                  for name, members in groups.items() if members],
                   "iterations per caption", "fully right, %", "Decoding rules")
@@ -145,7 +159,12 @@ def rules(args, device):
 
 def compiled(model):
     """The two passes of decoding through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
-    model.score = torch.compile(model.score, dynamic=False, mode="reduce-overhead")
+    score = torch.compile(model.score, dynamic=False, mode="reduce-overhead")
+
+    def wrapper(*arguments, **options):
+        logits, cache = score(*arguments, **options)
+        return logits.clone(), [(k.clone(), v.clone()) for k, v in cache]  # the next replay of a graph overwrites its outputs
+    model.score = wrapper
     return model
 
 
@@ -184,15 +203,16 @@ def share_in_model(model, batch, rule, device, repeats=5):
 
 
 def captions_per_way(args, device):
-    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it inside the model."""
-    model, tokenizer = load(args.checkpoint, device)
-    ar_model, _ = load(args.ar_checkpoint, device)
+    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it inside the model.
+
+    Compiled, only batch 1: as finished examples leave a batch its shape changes, and each shape is compiled anew."""
+    model, tokenizer, ar_model = load_pair(args, device)
     rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
     scenes, rows = Scenes(model, tokenizer, BATCH, device), []
-    share = share_in_model(model, scenes[:BATCH], rule, device)
+    share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
     if args.compile:
         model, ar_model.transformer = compiled(model), torch.compile(ar_model.transformer, dynamic=True)
-    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6))):
+    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6)))[:1 if args.compile else 2]:
         at = lambda turn: scenes[turn * batch % BATCH:turn * batch % BATCH + batch]  # in each turn the same scenes for all
         seconds = timed({
             "greedy AR, KV cache": lambda turn: decode_ar(ar_model, *at(turn)[:2], model.config.window),
@@ -229,13 +249,15 @@ def decode_speed(args, device):
           "medians, the ways timed in turn\n")
     print(table(["batch", "way", "ms per caption", "times as fast as greedy AR"],
                 [[r["batch"], r["way"], f"{r['ms']:.2f}", f"{r['speedup_over_ar']:.2f}"] for r in rows]))
+    if args.compile:
+        return dict(device=where(device), compile=True, ways=rows)
     print(f"\nBatch {BATCH}, confident, prefilling: {share:.0%} of the wall time is inside the model's forward pass.")
     sweep = prefill_sweep(device, max(3, args.repeats // 6))
     print("\nPrefilling, batch 1, random weights of the default size, 4 tokens per iteration:\n")
     print(table(["visual tokens", "window", "iterations", "ms with", "ms without", "ratio", "of it image encoder, ms"],
                 [[r["visual_tokens"], r["window"], r["iterations"], f"{r['ms_with']:.1f}", f"{r['ms_without']:.1f}",
                   f"{r['ratio']:.2f}", f"{r['ms_encoder']:.1f}"] for r in sweep]))
-    return dict(device=where(device), compile=args.compile, ways=rows, share_in_model=share, prefill=sweep)
+    return dict(device=where(device), compile=False, ways=rows, share_in_model=share, prefill=sweep)
 
 
 # ---------------------------------------------------------------- command line
@@ -263,13 +285,18 @@ def parse(argv=None):
             command.add_argument("--picture", type=Path, default=Path("out/rules.png"), metavar="F", help="default: out/rules.png")
         else:
             command.add_argument("--repeats", type=positive, default=60, metavar="N", help="captions timed at batch 1 (default: 60)")
-            command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding")
+            command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding; batch 1 only")
     return parser, parser.parse_args(argv)
 
 
 def main(argv=None):
     parser, args = parse(argv)
+    sys.stdout.reconfigure(errors="replace")  # the table's marks may be more than this terminal can show
     with parser.reporting(ValueError, OSError, RuleError):
+        if args.command == "rules" and args.picture.suffix.lower() != ".png":
+            raise ValueError(f"--picture {args.picture}: must end in .png")
+        for path in filter(None, (args.json, getattr(args, "picture", None))):  # before the measurement, not after
+            path.parent.mkdir(parents=True, exist_ok=True)
         figures = {"rules": rules, "decode": decode_speed}[args.command](args, pick_device(args.device))
         if args.json:
             args.json.write_text(json.dumps(figures, indent=1) + "\n")

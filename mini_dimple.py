@@ -318,12 +318,13 @@ def select(rule, step, taken_back):
     Taken back: only committed positions, neither given nor `taken_back` (B, W) before. Raises RuleError if the rule fails,
     returns neither a bool tensor (B, W) nor a pair of them, or writes into the step."""
     name = getattr(rule, "__name__", rule)
-    versions = [tensor._version for tensor in step[1:]]  # PyTorch counts the in-place writes to a tensor
+    seen = Step(step.iteration, *(tensor.clone() for tensor in step[1:]))  # copies: no rule can harm the window
+    versions = [tensor._version for tensor in seen[1:]]  # PyTorch counts the in-place writes to a tensor
     try:
-        answer = rule(step)
+        answer = rule(seen)
     except Exception as error:
         raise RuleError(f"decoding rule {name!r}: {type(error).__name__}: {error}") from error
-    if versions != [tensor._version for tensor in step[1:]]:
+    if versions != [tensor._version for tensor in seen[1:]]:
         raise RuleError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
     pair = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, torch.zeros_like(step.masked))
     wanted = torch.bool, step.masked.shape, step.masked.device

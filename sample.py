@@ -75,14 +75,12 @@ def show(tokens, before, tokenizer):
 def panel(title, window, trace, tokenizer):
     """One example's window (W,) and its trace -> what `drawing` shows: the window before the first iteration and after each."""
     given, sure = (window != tokenizer.mask_id).tolist(), [0.0] * len(window)  # each token's probability when it was committed
-    before, lines = window.tolist(), []
+    lines = []
     for tokens, committed, confidence in [(window, window < 0, window), *((x[0].cpu() for x in line) for line in trace)]:
         sure = [new if now else old for now, new, old in zip(committed.tolist(), confidence.tolist(), sure)]
         tokens = tokens.tolist()
         states = ["given" if g else "masked" if token == tokenizer.mask_id else "committed" for g, token in zip(given, tokens)]
-        lines.append([drawing.Cell(label(token, tokenizer), state, p, token != old)
-                      for token, state, p, old in zip(tokens, states, sure, before)])
-        before = tokens
+        lines.append([drawing.Cell(label(token, tokenizer), *rest) for token, *rest in zip(tokens, states, sure, committed.tolist())])
     return drawing.Panel(title, lines)
 
 
@@ -95,8 +93,10 @@ def main(argv=None):
         rules = [resolve(name) for name in names]
         if not 0 <= args.temperature < math.inf:
             raise ValueError(f"--temperature {args.temperature}: must be a number, 0 or more")
-        if args.picture and args.picture.suffix not in (".gif", ".png"):
+        if args.picture and args.picture.suffix.lower() not in (".gif", ".png"):
             raise ValueError(f"--picture {args.picture}: must end in .gif or .png")
+        if args.picture:
+            args.picture.parent.mkdir(parents=True, exist_ok=True)
         model, tokenizer = load(path, device)
         config = model.config
         greedy = config.phase == "ar"

@@ -7,6 +7,7 @@ privilege over yours: `--rule path/to/mine.py:4` goes the same way as `--rule ma
 import importlib.util
 import inspect
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from mini_dimple import confident
 
 
 def scheduled(step, k):
-    """How many positions of each example to commit now (B,), for k > 0 per iteration on average; k may be a fraction.
+    """How many positions of each example to commit now (B,), for k >= 1 per iteration on average; k may be a fraction.
 
     The public code's schedule: over a uniform grid of times, from all masked at 1 to none at 0, go to the next time s at
     which n_masked * (1 - s / t) >= 1, where t is the share masked now. The grid here has k positions between two times."""
+    k = min(max(k, 1), step.masked.shape[1])
     done = (~step.masked & ~step.given).sum(1)
     return ((k * torch.ceil((done + 1) / k)).floor().long() - done).clamp(min=1)
 
@@ -38,7 +40,7 @@ def resolve(text):
     """"maskgit", "maskgit:4", "confident:0.9" or "path/to/mine.py:4" -> rule, its __name__ the text.
 
     Raises ValueError, naming the text, for an unknown rule, a file that fails or has no `rule`, or a number it does not take."""
-    name, _, number = text.partition(":") if not text.endswith(".py") else (text, "", "")
+    name, _, number = text.rpartition(":") if ":" in text and not text.endswith(".py") else (text, "", "")
     try:
         value = [float(number)] if number else []
     except ValueError:
@@ -53,11 +55,18 @@ def resolve(text):
         chosen = lambda step: found(step)
     else:
         found = load_rule(name, text)
-        if value and len(inspect.signature(found).parameters) < 2:
+        if value and not takes_number(found):
             raise ValueError(f"--rule {text}: this rule takes no number")
         chosen = lambda step: found(step, *value)
     chosen.__name__ = text
     return chosen
+
+
+def takes_number(function):
+    try:
+        return len(inspect.signature(function).parameters) > 1
+    except ValueError:  # some built-in functions tell nothing
+        return True
 
 
 def load_rule(name, text):
@@ -66,10 +75,10 @@ def load_rule(name, text):
         raise ValueError(f"--rule {text}: " + (f"{path} does not exist" if name.endswith(".py") else
                          f"unknown; choose one of {', '.join(named())}, or the path of a .py file"))
     spec = importlib.util.spec_from_file_location(f"rule_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"--rule {text}: {path} fails with {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "rule", None)):
         raise ValueError(f"--rule {text}: {path} defines no function `rule(step)`")

@@ -3,6 +3,7 @@ import json
 import random
 
 import pytest
+import torch
 
 import bench
 
@@ -67,7 +68,18 @@ def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
     assert "greedy AR, KV cache" in capsys.readouterr().out
 
 
+def test_checkpoints_that_do_not_fit(tmp_path, capsys):
+    state = torch.load(bench.SHIPPED, weights_only=True)
+    for change, message in (({"trained_on": "pictures"}, "your own pictures"), ({"phase": "ar"}, "'diffusion'"), ({"prompt": "?"}, "not of one run")):
+        torch.save({**state, "config": {**state["config"], **change}}, tmp_path / "x.pt")
+        assert message in refused(capsys, "rules", "--checkpoint", tmp_path / "x.pt")
+    assert "--ar-checkpoint" in refused(capsys, "decode", "--ar-checkpoint", bench.SHIPPED)
+
+
 def test_mistakes_are_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert "must end in .png" in refused(capsys, "rules", "--picture", tmp_path / "x.jpg")
+    assert "file" in refused(capsys, "decode", "--json", tmp_path / "file" / "x.json")
     assert "unknown" in refused(capsys, "rules", "--rule", "other")
     assert "--scenes" in refused(capsys, "rules", "--scenes", 0)
     assert "none.pt" in refused(capsys, "decode", "--checkpoint", "none.pt")

@@ -181,6 +181,17 @@ def test_a_rule_that_writes_into_the_step_is_named(field):
         decode(model, images, prompt, torch.full((2, 5), MASK), my_rule)
 
 
+def test_a_write_that_pytorch_cannot_see_harms_nothing():
+    def hidden(step):
+        choice = step.confidence > 0.3
+        for tensor in step[1:]:
+            tensor.numpy()[:] = 0
+        return choice
+    model, (images, prompt, _) = random_model(0), random_inputs(0, 4, 8)
+    window = torch.full((4, 8), MASK)
+    assert torch.equal(decode(model, images, prompt, window, hidden).tokens, decode(model, images, prompt, window, confident(0.3)).tokens)
+
+
 def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
     model, (images, prompt, _) = random_model(0), random_inputs(0, 3, 5)
     window = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])

@@ -13,8 +13,6 @@ import mini_dimple
 import sample
 import train
 from data import Batches, toy
-from mini_dimple import Config, Dimple, checkpoint
-from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -53,20 +51,14 @@ def test_every_function_and_file_of_the_map_exists():
         assert (ROOT / path).exists(), path
 
 
-def test_the_python_in_the_readme_runs(tmp_path, monkeypatch, capsys):
-    split = toy.examples(toy.TOYS["tiny"], 300, 0, held_out=False)
-    tokenizer = Tokenizer.train(split.texts + split.prompts)
-    model = Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32, layers=1, vit_layers=1))
-    (tmp_path / "out").mkdir()
-    torch.save(checkpoint(model, tokenizer), tmp_path / "out" / "mini_dimple.pt")
-    (tmp_path / "data").symlink_to(ROOT / "data")
-    monkeypatch.chdir(tmp_path)
+def test_the_python_in_the_readme_runs(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     rule, notebook = blocks("python")
     names = {}
     exec(notebook, names)
     exec(rule, names)
     assert "tensor([" in capsys.readouterr().out
-    out = mini_dimple.decode(model.eval(), names["image"], names["prompt"], torch.full((1, 48), tokenizer.mask_id), names["rule"])
+    out = mini_dimple.decode(names["model"], names["image"], names["prompt"], torch.full((1, 48), names["tokenizer"].mask_id), names["rule"])
     assert torch.equal(out.tokens, names["out"].tokens), "the rule in the README is confident decoding"
 
 

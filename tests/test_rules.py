@@ -123,6 +123,25 @@ def test_remasking_takes_back_what_became_improbable():
     assert torch.equal(commit, step.confidence > 0.5) and torch.equal(back, own < 0.1)
 
 
+def test_counts_beyond_the_window_commit_it_whole():
+    step = random_step(0)
+    for k in (9, 100, 1e20, 1e300):
+        assert torch.equal(resolve(f"maskgit:{k}")(step), step.masked)
+    assert (resolve("maskgit:1e-300")(step).sum(1) == 1).all()
+
+
+def test_odd_files_that_are_rules(tmp_path):
+    """A colon in the path, a dataclass with postponed annotations, a built-in function that does not tell its parameters."""
+    (tmp_path / "a:b").mkdir()
+    path = tmp_path / "a:b" / "mine.py"
+    path.write_text("from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Count:\n    k: int\n"
+                    "def rule(step, k=1): return step.masked | (Count(k).k > 0)\n")
+    for text in (str(path), f"{path}:4"):
+        assert resolve(text)(random_step(0)).all() and resolve(text).__name__ == text
+    path.write_text("rule = max")
+    assert resolve(f"{path}:4").__name__ == f"{path}:4"
+
+
 @pytest.mark.parametrize("text, message", [
     ("other", "unknown; choose one of confident, entropy"), ("none/mine.py", "does not exist"), ("maskgit:x", "'x' is not a number"),
     ("maskgit:0", "above 0"), ("maskgit:-1", "above 0"), ("maskgit:nan", "above 0"), ("confident:2", "at most 1"), ("__init__", "unknown"), ("", "unknown"),
@@ -134,6 +153,7 @@ def test_rules_that_do_not_resolve(text, message):
 
 
 @pytest.mark.parametrize("code, message", [
+    ("import sys\nsys.exit('bye')", "SystemExit: bye"),
     ("def rule(step:", "SyntaxError"), ("import nothing_of_this_name", "ModuleNotFoundError"), ("rules = 1", "no function `rule"), ("rule = 3", "no function `rule"),
 ])
 def test_files_that_hold_no_rule(code, message, tmp_path):

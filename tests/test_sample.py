@@ -72,7 +72,9 @@ def test_several_rules_and_their_picture(trained, capsys, tmp_path):
     shown(capsys, *words, "--picture", tmp_path / "d.png")
     assert Image.open(tmp_path / "d.png").format == "PNG"
     assert "must end in .gif or .png" in refused(capsys, *words, "--picture", tmp_path / "d.jpg")
-    assert "none" in refused(capsys, *words, "--picture", tmp_path / "none" / "d.png")
+    shown(capsys, *words, "--picture", tmp_path / "new" / "d.PNG")
+    assert (tmp_path / "new" / "d.PNG").exists()
+    assert "mine.py" in refused(capsys, *words, "--picture", tmp_path / "mine.py" / "d.png")
 
 
 def test_what_a_rule_takes_back_is_marked(trained, capsys, tmp_path):
