@@ -33,3 +33,14 @@ def random_inputs(seed, B, W, P=3):
 @pytest.fixture(params=range(3))
 def seed(request):
     return request.param
+
+
+def refused_by(main):
+    """-> refused(capsys, *words): the one line on stderr with which `main` ends on these words; exit status 2, no traceback."""
+    def refused(capsys, *words):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        err = capsys.readouterr().err
+        assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
+        return err
+    return refused

@@ -4,16 +4,12 @@ import random
 
 import pytest
 import torch
+from conftest import refused_by
 
 import bench
 
 
-def refused(capsys, *words):
-    with pytest.raises(SystemExit) as end:
-        bench.main([str(word) for word in words])
-    err = capsys.readouterr().err
-    assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
-    return err
+refused = refused_by(bench.main)
 
 
 def test_wilson_covers_what_it_should():

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from conftest import refused_by
 from PIL import Image
 
 import sample
@@ -30,12 +31,7 @@ def shown(capsys, *words):
     return capsys.readouterr().out
 
 
-def refused(capsys, *words):
-    with pytest.raises(SystemExit) as end:
-        sample.main([str(word) for word in words])
-    err = capsys.readouterr().err
-    assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
-    return err
+refused = refused_by(sample.main)
 
 
 def test_caption_trace_and_count(trained, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import refused_by
 from PIL import Image
 
 import train
@@ -56,13 +57,7 @@ def losses(out):
         return {int(row["step"]): (row["phase"], row["loss"], row["learning_rate"]) for row in csv.DictReader(file)}
 
 
-def refused(capsys, *words):
-    """The one line with which train.main ends; exit status 2, no traceback."""
-    with pytest.raises(SystemExit) as end:
-        train.main([str(word) for word in words])
-    err = capsys.readouterr().err
-    assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
-    return err
+refused = refused_by(train.main)
 
 
 def test_a_handful_of_scenes_is_overfitted_through_both_phases():
