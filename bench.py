@@ -64,7 +64,9 @@ class Scenes:
     """Held-out scenes on the device, and a window of masks for each."""
 
     def __init__(self, model, tokenizer, n, device):
-        self.split = toy.examples(toy.TOYS[model.config.trained_on], n, 0, held_out=True, instruction=DESCRIBE)
+        self.board, self.tokenizer = toy.TOYS[model.config.trained_on], tokenizer
+        self.split = toy.examples(self.board, n, 0, held_out=True, instruction=DESCRIBE)
+        self.response_tokens = statistics.fmean(len(tokenizer.encode(text)) + 1 for text in self.split.texts)  # with one EOS
         self.images = self.split.images.to(device)
         self.prompts = pad_prompts(self.split.prompts, tokenizer, model.config.prompt_tokens).to(device)
         self.windows = torch.full((n, model.config.window), model.config.mask_id, device=device)
@@ -80,7 +82,7 @@ RULES = ("maskgit:1", "maskgit:2", "maskgit:5", *(f"{name}:10" for name in FIXED
          *(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.99)), *(f"remask:{t}" for t in (0.3, 0.5)))
 
 
-def grade_rule(decode_batch, model, tokenizer, scenes, batch=BATCH, alone=16):
+def grade_rule(decode_batch, scenes, batch=BATCH, alone=16):
     """Decode all scenes in batches, and the first `alone` of them one by one -> figures."""
     n, device = len(scenes.images), scenes.images.device
     texts, iterations, alone_s = [], 0, []
@@ -89,17 +91,16 @@ def grade_rule(decode_batch, model, tokenizer, scenes, batch=BATCH, alone=16):
     for i in range(0, n, batch):
         out = decode_batch(*scenes[i:i + batch])
         iterations += out.iterations.sum().item()
-        texts += [tokenizer.decode(out.response(b)) for b in range(len(out.tokens))]
+        texts += [scenes.tokenizer.decode(out.response(b)) for b in range(len(out.tokens))]
     batch_s = now(device) - start
     for i in range(min(alone, n)):
         start = now(device)
         decode_batch(*scenes[i:i + 1])
         alone_s.append(now(device) - start)
-    grades = [toy.grade(text, scene, toy.TOYS[model.config.trained_on]) for text, scene in zip(texts, scenes.split.scenes)]
-    tokens = statistics.fmean(len(tokenizer.encode(text)) + 1 for text in scenes.split.texts)
+    grades = [toy.grade(text, scene, scenes.board) for text, scene in zip(texts, scenes.split.scenes)]
     right = sum(right for _, right in grades)
     return dict(right=right / n, interval=wilson(right, n), well_formed=sum(formed for formed, _ in grades) / n,
-                iterations=iterations / n, tokens_per_iteration=tokens * n / iterations,
+                iterations=iterations / n, tokens_per_iteration=scenes.response_tokens * n / iterations,
                 ms_batch_1=1000 * statistics.median(alone_s), ms_batch_64=1000 * batch_s / n)
 
 
@@ -128,13 +129,12 @@ def rules(args, device):
     scenes = Scenes(model, tokenizer, args.scenes, device)
     rows, start = [], time.perf_counter()
     for name, rule in tqdm(chosen.items(), desc="rules", disable=None):
-        figures = grade_rule(lambda *batch: decode(model, *batch, rule), model, tokenizer, scenes)
+        figures = grade_rule(lambda *batch: decode(model, *batch, rule), scenes)
         rows.append(dict(rule=name, yours=name in mine, **figures))
     for row, front in zip(rows, pareto(rows)):
         row["front"] = front
     rows.sort(key=lambda row: row["iterations"])
-    baseline = grade_rule(lambda images, prompts, windows: decode_ar(ar_model, images, prompts, windows.shape[1]),
-                          ar_model, tokenizer, scenes)
+    baseline = grade_rule(lambda images, prompts, windows: decode_ar(ar_model, images, prompts, windows.shape[1]), scenes)
     rows.append(dict(rule="AR phase, greedy, KV cache", yours=False, front=False, **baseline))
     print(f"{args.scenes} held-out scenes, {args.checkpoint.name}, prefilling; {where(device)}; "
           f"{time.perf_counter() - start:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is as right in fewer iterations. "
@@ -157,15 +157,14 @@ def rules(args, device):
 
 # ---------------------------------------------------------------- decode: wall time
 
-def compiled(model):
-    """The two passes of decoding through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
-    score = torch.compile(model.score, dynamic=False, mode="reduce-overhead")
+def compiled(score):
+    """`Dimple.score` through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
+    fast = torch.compile(score, dynamic=False, mode="reduce-overhead")
 
     def wrapper(*arguments, **options):
-        logits, cache = score(*arguments, **options)
+        logits, cache = fast(*arguments, **options)
         return logits.clone(), [(k.clone(), v.clone()) for k, v in cache]  # the next replay of a graph overwrites its outputs
-    model.score = wrapper
-    return model
+    return wrapper
 
 
 def timed(ways, device, repeats):
@@ -211,7 +210,7 @@ def captions_per_way(args, device):
     scenes, rows = Scenes(model, tokenizer, BATCH, device), []
     share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
     if args.compile:
-        model, ar_model.transformer = compiled(model), torch.compile(ar_model.transformer, dynamic=True)
+        model.score, ar_model.transformer = compiled(model.score), torch.compile(ar_model.transformer, dynamic=True)
     for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6)))[:1 if args.compile else 2]:
         at = lambda turn: scenes[turn * batch % BATCH:turn * batch % BATCH + batch]  # in each turn the same scenes for all
         seconds = timed({

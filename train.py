@@ -8,7 +8,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import statistics
 import sys
 import time
