@@ -1,23 +1,32 @@
-"""Measure Mini-Dimple: `python bench.py rules` compares decoding rules, `python bench.py decode` times decoding.
+"""Measure Mini-Dimple: `python bench.py rules` compares decoding rules, `decode` times decoding, `training` times training;
+`recipe`, `length`, `confident`, `prefill`, `priors` and `loss` put the paper's claims to the test, `all` runs these in order.
 
 Every figure of a table comes out of one run, so that its rows can be compared. `python bench.py COMMAND --help`."""
 import argparse
+import csv
 import dataclasses
+import functools
+import io
 import json
 import math
+import random
 import statistics
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from data import DESCRIBE, drawing, pad_prompts, toy
-from mini_dimple import Config, Dimple, RuleError, decode, decode_ar, load
+from data import DESCRIBE, Batches, drawing, pad_prompts, pad_responses, toy, write
+from mini_dimple import Config, Dimple, RuleError, checkpoint, decode, decode_ar, load, read_state
 from rules import resolve
 from sample import SHIPPED
-from train import THRESHOLD, Parser, count, pick_device
+from train import (LAST_FORMAT, THRESHOLD, TRAINING, NotFinite, Parser, Run, autocast, count, make_optimizers, phase_loss, pick_device,
+                   prepare, settings_from)
+from train import parse as train_options
 
 BATCH = 64
 
@@ -66,13 +75,32 @@ class Scenes:
     def __init__(self, model, tokenizer, n, device):
         self.board, self.tokenizer = toy.TOYS[model.config.trained_on], tokenizer
         self.split = toy.examples(self.board, n, 0, held_out=True, instruction=DESCRIBE)
-        self.response_tokens = statistics.fmean(len(tokenizer.encode(text)) + 1 for text in self.split.texts)  # with one EOS
+        self.responses, self.lengths = pad_responses(self.split.texts, tokenizer, model.config.window)  # lengths: with one EOS
+        self.response_tokens = self.lengths.double().mean().item()
         self.images = self.split.images.to(device)
         self.prompts = pad_prompts(self.split.prompts, tokenizer, model.config.prompt_tokens).to(device)
         self.windows = torch.full((n, model.config.window), model.config.mask_id, device=device)
 
     def __getitem__(self, rows):
         return self.images[rows], self.prompts[rows], self.windows[rows]
+
+    def grade(self, texts):
+        """-> which are right, which are well formed: lists of bool."""
+        formed, right = zip(*(toy.grade(text, scene, self.board) for text, scene in zip(texts, self.split.scenes)))
+        return list(right), list(formed)
+
+
+def caption(way, scenes, chunks=None):
+    """Decode all scenes by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows -> texts, iterations, seconds."""
+    n, device = len(scenes.images), scenes.images.device
+    texts, iterations = [""] * n, [0] * n
+    torch.manual_seed(0)  # a rule may draw random numbers
+    start = now(device)
+    for rows in chunks or torch.arange(n).split(BATCH):
+        out = way(rows)
+        for b, row in enumerate(rows.tolist()):
+            texts[row], iterations[row] = scenes.tokenizer.decode(out.response(b)), out.iterations[b].item()
+    return texts, iterations, now(device) - start
 
 
 # ---------------------------------------------------------------- rules: the leaderboard
@@ -82,25 +110,17 @@ RULES = ("maskgit:1", "maskgit:2", "maskgit:5", *(f"{name}:10" for name in FIXED
          *(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.99)), *(f"remask:{t}" for t in (0.3, 0.5)))
 
 
-def grade_rule(decode_batch, scenes, batch=BATCH, alone=16):
-    """Decode all scenes in batches, and the first `alone` of them one by one -> figures."""
-    n, device = len(scenes.images), scenes.images.device
-    texts, iterations, alone_s = [], 0, []
-    torch.manual_seed(0)  # a rule may draw random numbers
-    start = now(device)
-    for i in range(0, n, batch):
-        out = decode_batch(*scenes[i:i + batch])
-        iterations += out.iterations.sum().item()
-        texts += [scenes.tokenizer.decode(out.response(b)) for b in range(len(out.tokens))]
-    batch_s = now(device) - start
+def grade_rule(way, scenes, alone=16):
+    """Decode all scenes in batches by `way(rows)`, and the first `alone` of them one by one -> figures."""
+    n, device, alone_s = len(scenes.images), scenes.images.device, []
+    texts, iterations, batch_s = caption(way, scenes)
     for i in range(min(alone, n)):
         start = now(device)
-        decode_batch(*scenes[i:i + 1])
+        way(torch.tensor([i]))
         alone_s.append(now(device) - start)
-    grades = [toy.grade(text, scene, scenes.board) for text, scene in zip(texts, scenes.split.scenes)]
-    right = sum(right for _, right in grades)
-    return dict(right=right / n, interval=wilson(right, n), well_formed=sum(formed for formed, _ in grades) / n,
-                iterations=iterations / n, tokens_per_iteration=scenes.response_tokens * n / iterations,
+    right, formed = scenes.grade(texts)
+    return dict(right=sum(right) / n, interval=wilson(sum(right), n), well_formed=sum(formed) / n,
+                iterations=sum(iterations) / n, tokens_per_iteration=scenes.response_tokens * n / sum(iterations),
                 ms_batch_1=1000 * statistics.median(alone_s), ms_batch_64=1000 * batch_s / n)
 
 
@@ -129,12 +149,12 @@ def rules(args, device):
     scenes = Scenes(model, tokenizer, args.scenes, device)
     rows, start = [], time.perf_counter()
     for name, rule in tqdm(chosen.items(), desc="rules", disable=None):
-        figures = grade_rule(lambda *batch: decode(model, *batch, rule), scenes)
+        figures = grade_rule(lambda rows: decode(model, *scenes[rows], rule), scenes)
         rows.append(dict(rule=name, yours=name in mine, **figures))
     for row, front in zip(rows, pareto(rows)):
         row["front"] = front
     rows.sort(key=lambda row: row["iterations"])
-    baseline = grade_rule(lambda images, prompts, windows: decode_ar(ar_model, images, prompts, windows.shape[1]), scenes)
+    baseline = grade_rule(lambda rows: decode_ar(ar_model, *scenes[rows][:2], model.config.window), scenes)
     rows.append(dict(rule="AR phase, greedy, KV cache", yours=False, front=False, **baseline))
     print(f"{args.scenes} held-out scenes, {args.checkpoint.name}, prefilling; {where(device)}; "
           f"{time.perf_counter() - start:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is as right in fewer iterations. "
@@ -259,6 +279,530 @@ def decode_speed(args, device):
     return dict(device=where(device), compile=False, ways=rows, share_in_model=share, prefill=sweep)
 
 
+# ---------------------------------------------------------------- training: ms per step, and where they go
+
+KINDS = {"matrix products": ("mm", "addmm", "bmm"), "attention": ("attention",),  # parts of an operation's name, the first kind that fits
+         "elementwise, norms, softmax, copies": ("",)}
+
+
+def matrix_rate(device, repeats=10, n=2048):
+    """What the machine reaches in a large matrix product of the type that training uses, FLOP/s: the median."""
+    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32) for _ in "ab")
+    return 2 * n ** 3 / timed({"product": lambda turn: a @ b}, device, repeats)["product"]
+
+
+def step_parts(phase, prepared, args, device):
+    """Median seconds of a step and of its parts, as training does it; FLOP of forward and backward; seconds by kind of operation."""
+    split, _, tokenizer, config, _ = prepared
+    training = TRAINING["tiny"]
+    torch.manual_seed(0)
+    model, generator = Dimple(config).to(device), torch.Generator(device)
+    optimizers = make_optimizers(model, training["muon_lr"], training["adamw_lr"])
+    batches, seconds = Batches(split, tokenizer, config, training["batch_size"], 0, device), {}
+
+    def clocked(name, work):
+        start = now(device)
+        answer = work()
+        seconds.setdefault(name, []).append(now(device) - start)
+        return answer
+
+    def gradient(batch):
+        with autocast(device):
+            loss = phase_loss(model, batch, phase, generator)
+        loss.backward()
+
+    def update():
+        for optimizer, _ in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    for step in range(args.repeats + 3):
+        batch = clocked("batch", lambda: batches(step, phase))
+        clocked("forward and backward", lambda: gradient(batch))
+        clocked("optimizers", update)
+    parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
+    with FlopCounterMode(display=False) as flop:
+        gradient(batch)
+    activity = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profile:
+        gradient(batch)
+    kinds = dict.fromkeys(KINDS, 0.0)
+    for event in profile.key_averages():
+        kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
+        kinds[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
+    return parts, flop.get_total_flops(), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
+
+
+def training_speed(args, device):
+    size, prepared, rows = TRAINING["tiny"]["batch_size"], prepare(settings_from(train_options(["--device", device.type])[1])), []
+    for phase in ("ar", "diffusion"):
+        parts, flop, kinds = step_parts(phase, prepared, args, device)
+        whole, rate = sum(parts.values()), matrix_rate(device)
+        rows.append(dict(phase=phase, ms_per_step=1000 * whole, images_per_s=size / whole, gflop_per_step=flop / 1e9, matrix_gflops=rate / 1e9,
+                         share_of_matrix_rate=flop / whole / rate, **{f"share_{name}": s / whole for name, s in parts.items()},
+                         **{f"share_{kind}": share * parts["forward and backward"] / whole for kind, share in kinds.items()}))
+    print(f"{where(device)}; preset tiny, batches of {size}; medians over {args.repeats} steps\n")
+    print(table(["phase", "ms per step", "images/s", "GFLOP per step", "machine's matrix rate, GFLOP/s", "training reaches of it"],
+                [[r["phase"], f"{r['ms_per_step']:.0f}", f"{r['images_per_s']:.0f}", f"{r['gflop_per_step']:.1f}", f"{r['matrix_gflops']:.0f}",
+                  f"{r['share_of_matrix_rate']:.0%}"] for r in rows]))
+    kinds = [*KINDS, "optimizers", "batch"]
+    print("\nWhere a step's time goes:\n")
+    print(table(["phase", *kinds], [[r["phase"], *(f"{r[f'share_{kind}']:.0%}" for kind in kinds)] for r in rows]))
+    return dict(device=where(device), phases=rows)
+
+
+# ---------------------------------------------------------------- claims: the models they need, and intervals
+
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5% point, 1 to 9 degrees of freedom
+
+
+class Recipe(NamedTuple):
+    """What a claim trains: steps of both phases, and train.py's options of the diffusion phase."""
+    ar: int
+    diffusion: int
+    weighting: str = "flat"
+    complementary: bool = False
+    padding: str = "random"
+    prefix_mask: bool = False
+
+
+class Lab:
+    """The models that the claims share, trained where they are missing, and the scenes they are measured on."""
+
+    def __init__(self, args, device):
+        self.out, self.device, self.quick = args.out, device, args.quick
+        self.seeds = range(1 if args.quick else args.seeds)
+        self.n_scenes = 8 if args.quick else args.scenes
+        self.default = Recipe(4, 8) if args.quick else Recipe(TRAINING["tiny"]["ar_steps"], TRAINING["tiny"]["diffusion_steps"])
+        self.prepared = functools.lru_cache(lambda seed: prepare(self.settings(self.default, seed)))
+        self.graded, self.scenes = {}, {}
+
+    def split(self, steps, share):
+        """A budget of steps, a share of it autoregressive -> Recipe."""
+        return Recipe(round(steps * share), steps - round(steps * share))
+
+    def settings(self, recipe, seed):
+        default = settings_from(train_options(["--device", self.device.type, "--seed", str(seed)])[1])
+        steps = dict(ar_steps=recipe.ar, diffusion_steps=recipe.diffusion)
+        name = {(True, True): "ar-then-diffusion", (False, True): "diffusion", (True, False): "ar"}[recipe.ar > 0, recipe.diffusion > 0]
+        return {**default, **recipe._asdict(), **steps, "recipe": name}
+
+    def folder(self, recipe, seed):
+        words = [f"{name}_{value}" for name, value in recipe._asdict().items() if value != Recipe._field_defaults.get(name)]
+        return self.out / "models" / "-".join([*words, f"seed_{seed}", self.prepared(seed)[-1][:8]])
+
+    def kept(self, recipe):
+        """At which steps the weights are kept: of the default recipe at each quarter of the diffusion phase, of others at the end."""
+        end = recipe.ar + recipe.diffusion
+        return [recipe.ar + recipe.diffusion * quarter // 4 for quarter in (1, 2, 3, 4)] if recipe == self.default else [end]
+
+    def path(self, recipe, seed, step=None):
+        return self.folder(recipe, seed) / f"step_{step or recipe.ar + recipe.diffusion}.pt"
+
+    def missing(self, plan):
+        """(recipe, seed) of every model of the plan that must still be trained, the AR phase of each before it."""
+        wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar, 0), recipe) if made.ar + made.diffusion for seed in self.seeds]
+        return [one for one in dict.fromkeys(wanted) if not self.path(*one).exists()]
+
+    def train(self, recipe, seed):
+        """Train a model, or go on where an earlier call was interrupted; `missing` before it are there.
+
+        An AR phase is trained once and shared by all recipes that begin with it: its steps do not depend on what follows."""
+        folder, settings, state = self.folder(recipe, seed), self.settings(recipe, seed), None
+        last, of_ar = folder / "last.pt", self.folder(Recipe(recipe.ar, 0), seed) / "last.pt"
+        if last.exists():
+            state = read_state(last, LAST_FORMAT)
+        elif recipe.ar and recipe.diffusion:
+            state = {**read_state(of_ar, LAST_FORMAT), "settings": settings}
+        run = Run(settings, folder, self.device, state, self.prepared(seed))
+        run.model.config.phase = "diffusion" if recipe.diffusion else "ar"
+        for step in self.kept(recipe):
+            if step > run.step:
+                run.train(step)
+                write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
+        if recipe.diffusion:
+            last.unlink()
+
+    def model(self, recipe, seed, step=None):
+        """-> the trained model and the scenes."""
+        model, tokenizer = load(self.path(recipe, seed, step), self.device)
+        if seed not in self.scenes:
+            self.scenes[seed] = Scenes(model, tokenizer, self.n_scenes, self.device)
+        return model, self.scenes[seed]
+
+    def grade(self, recipe, seed, step=None):
+        """A model's captions, decoded as usual: right, well formed, iterations, one of each per scene. Measured once."""
+        key = recipe, seed, step
+        if key not in self.graded:
+            model, scenes = self.model(*key)
+            texts, iterations, _ = caption(default_way(model, scenes), scenes)
+            self.graded[key] = *scenes.grade(texts), iterations
+        return self.graded[key]
+
+    def grades(self, recipe):
+        return [self.grade(recipe, seed) for seed in self.seeds]
+
+
+def default_way(model, scenes):
+    """How a model captions unless a claim says otherwise: rows -> Decoded."""
+    if model.config.phase == "ar":
+        return lambda rows: decode_ar(model, *scenes[rows][:2], model.config.window)
+    return lambda rows: decode(model, *scenes[rows], resolve(f"confident:{THRESHOLD}"))
+
+
+def mean_interval(values):
+    """values[seed][scene], numbers -> their mean and its 95% interval: the wider of Student's t over seeds (if there are
+    several) and the normal approximation over scenes. Differences of paired values are values, too."""
+    values = torch.tensor(values, dtype=torch.float64)
+    seeds, scenes = values.shape
+    half = 1.96 * values.mean(0).std().item() / math.sqrt(scenes) if scenes > 1 else 0.0
+    if seeds > 1:
+        half = max(half, T95[seeds - 2] * values.mean(1).std().item() / math.sqrt(seeds))
+    return values.mean().item(), values.mean().item() - half, values.mean().item() + half
+
+
+def share_interval(hits):
+    """hits[seed][scene], bools -> share and 95% interval, as `mean_interval`, but Wilson's over scenes: it knows 0 and 1."""
+    share, low, high = mean_interval(hits)
+    wilson_low, wilson_high = wilson(share * len(hits[0]), len(hits[0]))
+    return share, max(0.0, min(low, wilson_low)), min(1.0, max(high, wilson_high))
+
+
+def gap_interval(a, b):
+    return mean_interval([[x - y for x, y in zip(*pair)] for pair in zip(a, b)])
+
+
+def in_percent(interval):
+    return "{:.1f}% ({:.1f} to {:.1f})".format(*(100 * value for value in interval))
+
+
+def in_points(interval):
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in interval))
+
+# ---------------------------------------------------------------- the claims: for each a plan (label -> Recipe) and a function
+
+class Finding(NamedTuple):
+    """What a claim's measurement gives."""
+    text: str        # Markdown
+    rows: list       # dicts, for the CSV
+    charts: dict = {}  # name of the PNG -> (list of Series, x label, y label, title)
+
+
+FAILED = 0.9  # a run that ends below this share fully right counts as failed
+
+
+def columns(grades):
+    """[(right, well formed, iterations) of each seed] -> three lists over seeds."""
+    return [list(column) for column in zip(*grades)]
+
+
+def figures(label, grades):
+    """The row of a CSV that every claim shares."""
+    right, formed, iterations = columns(grades)
+    share, low, high = share_interval(right)
+    return dict(label=label, right=share, right_low=low, right_high=high, well_formed=mean_interval(formed)[0],
+                iterations=mean_interval(iterations)[0], each_seed=" ".join(f"{statistics.fmean(r):.4f}" for r in right))
+
+
+def failed(right):
+    return f"{sum(statistics.fmean(one) < FAILED for one in right)} of {len(right)}"
+
+
+def recipe_plan(lab):
+    steps = lab.default.ar + lab.default.diffusion
+    share = lab.default.ar / steps
+    plan = {f"{budget} steps, {part:.0%} of them AR": lab.split(budget, part)
+            for budget, parts in ((steps // 2, (1, (1 + share) / 2, share, share / 2, 0)), (steps, (1, share, 0))) for part in parts}
+    return {**plan, f"{steps} steps, {share:.0%} of them AR": lab.default}
+
+
+def recipe(lab, plan):
+    rows, cells, right, curves = [], [], {}, {}
+    for label, made in plan.items():
+        grades = lab.grades(made)
+        right[made], formed, iterations = columns(grades)
+        steps = made.ar + made.diffusion
+        row = dict(steps=steps, ar_steps=made.ar, **figures(label, grades), failed=failed(right[made]))
+        rows.append(row)
+        curves.setdefault(steps, []).append((100 * made.ar / steps, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
+        kind = "pure AR, greedy" if not made.diffusion else "AR, then diffusion" if made.ar else "pure diffusion"
+        cells.append([steps, kind, made.ar, in_percent(share_interval(right[made])), in_percent(share_interval(formed)),
+                      failed(right[made]), f"{row['iterations']:.2f}"])
+    text = table(["steps", "recipe", "of them AR", "fully right", "well formed", f"runs under {FAILED:.0%}", "iterations"], cells)
+    gaps = []
+    for steps in curves:
+        both = next(made for made in plan.values() if made.ar + made.diffusion == steps and abs(made.ar / steps - lab.default.ar / sum(lab.default[:2])) < .01)
+        for name, other in (("pure diffusion", Recipe(0, steps)), ("pure AR", Recipe(steps, 0))):
+            gaps.append([steps, name, in_points(gap_interval(right[both], right[other]))])
+    text += "\n\n" + table(["steps", "AR, then diffusion, against", "difference in points"], gaps)
+    series = [drawing.Series(f"{steps} steps", sorted(points), True, True) for steps, points in curves.items()]
+    return Finding(text, rows, {"recipe": (series, "share of the steps that are autoregressive, %", "fully right, %", "Which split of the budget?")})
+
+
+def length_plan(lab):
+    steps = lab.default.ar + lab.default.diffusion
+    kinds = (("pure diffusion", Recipe(0, steps)), ("AR, then diffusion", lab.default))
+    return {f"{name}, {padding} padding": made._replace(padding=padding) for name, made in kinds for padding in ("random", "none")}
+
+
+def length(lab, plan):
+    rows, right, rule = [], {}, resolve(f"confident:{THRESHOLD}")
+    for label, made in plan.items():
+        for seed in lab.seeds:
+            model, scenes = lab.model(made, seed)
+            trained, device = model.config.window, lab.device
+            just = [part for n in scenes.lengths.unique() for part in (scenes.lengths == n).nonzero()[:, 0].split(BATCH)]
+            for window in ("just enough", int(scenes.lengths.max()), trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
+                def way(rows):
+                    tokens = int(scenes.lengths[rows[0]]) if window == "just enough" else window
+                    masks = torch.full((len(rows), tokens), model.config.mask_id, device=device)
+                    return decode(model, *scenes[rows][:2], masks, rule)
+                texts, iterations, _ = caption(way, scenes, just if window == "just enough" else None)
+                right.setdefault((label, window), []).append((*scenes.grade(texts), iterations))
+    windows, curves, cells = list(dict.fromkeys(window for _, window in right)), {}, []
+    for label, window in right:
+        row = dict(window=window, **figures(label, right[label, window]))
+        at = scenes.response_tokens if window == "just enough" else window
+        rows.append(row)
+        curves.setdefault(label, []).append((at, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
+    shares = lambda label, window: columns(right[label, window])[0]
+    cells = [[window, *(in_percent(share_interval(shares(label, window))) for label in plan)] for window in windows]
+    cells.append([f"{windows[-1]} against {trained}, points", *(in_points(gap_interval(shares(label, windows[-1]), shares(label, trained))) for label in plan)])
+    cells.append([f"just enough against {trained}, points", *(in_points(gap_interval(shares(label, "just enough"), shares(label, trained))) for label in plan)])
+    series = [drawing.Series(label, points, True, "random" in label) for label, points in curves.items()]
+    return Finding(table(["window, tokens", *plan], cells), rows,
+                   {"length": (series, "window at decoding, tokens", "fully right, %", "Does quality depend on the window?")})
+
+
+CONFIDENT = (*(f"confident:{t}" for t in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)), *(f"maskgit:{k}" for k in (1, 2, 3, 4, 6, 8, 12)))
+
+
+def confident_plan(lab):
+    return {"default": lab.default}
+
+
+def confident_claim(lab, plan):
+    rows, by_rule, by_step, by_length, lengths = [], {}, {}, {}, None
+    for seed in lab.seeds:
+        model, scenes = lab.model(lab.default, seed)
+        lengths = scenes.lengths
+        for name in CONFIDENT:
+            texts, iterations, _ = caption(lambda rows: decode(model, *scenes[rows], resolve(name)), scenes)
+            by_rule.setdefault(name, []).append((*scenes.grade(texts), iterations))
+        for step in lab.kept(lab.default):
+            by_step.setdefault(step, []).append(lab.grade(lab.default, seed, step))
+    tokens, cells, points = lengths.double().mean().item(), [], {}
+    for name, grades in by_rule.items():
+        row = figures(name, grades)
+        rows.append(row)
+        cells.append([f"`{name}`", in_percent(share_interval(columns(grades)[0])), "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(columns(grades)[2])),
+                      f"{tokens / row['iterations']:.2f}"])
+        points.setdefault(name.split(":")[0], []).append((row["iterations"], *(100 * row[k] for k in ("right", "right_low", "right_high")), name.split(":")[1]))
+    text = table(["rule", "fully right", "iterations", "response tokens per iteration"], cells)
+    cells, names = [], {step: f"{step - lab.default.ar} diffusion steps" for step in by_step}
+    for step, grades in by_step.items():
+        right, _, iterations = columns(grades)
+        rows.append(dict(step=step, **figures(f"confident:{THRESHOLD}, {names[step]}", grades)))
+        per_length = []
+        for n in lengths.unique().tolist():
+            of_n = (lengths == n).nonzero()[:, 0].tolist()
+            mean, low, high = mean_interval([[one[i] for i in of_n] for one in iterations])
+            by_length.setdefault(names[step], []).append((n, mean, low, high, ""))
+            rows.append(dict(step=step, response_tokens=n, label=f"confident:{THRESHOLD}", iterations=mean, iterations_low=low, iterations_high=high))
+            per_length.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
+        cells.append([step - lab.default.ar, in_percent(share_interval(right)), f"{tokens / mean_interval(iterations)[0]:.2f}", *per_length])
+    text += f"\n\n`confident:{THRESHOLD}` as training goes on; iterations by response length:\n\n" + table(
+        ["diffusion steps", "fully right", "tokens per iteration", *(f"{n} tokens" for n in lengths.unique().tolist())], cells)
+    third = [(n, n / 3, None, None, "") for n in lengths.unique().tolist()]
+    return Finding(text, rows, {
+        "confident": ([drawing.Series({"confident": "confident, by threshold", "maskgit": "fixed count per iteration"}[name], sorted(p), True, name == "confident")
+                       for name, p in points.items()], "iterations per caption", "fully right, %", "Confident decoding against fixed counts"),
+        "confident_length": ([drawing.Series(name, p, True, name == list(by_length)[-1]) for name, p in by_length.items()] +
+                             [drawing.Series("response length / 3", third, True, False)],
+                             "response length, tokens", "iterations", f"Iterations of confident:{THRESHOLD} against response length")})
+
+
+def prefill_plan(lab):
+    return {"full attention": lab.default, "prefix cannot see the response": lab.default._replace(prefix_mask=True)}
+
+
+PREFILLS = {"none": (False, False), "as published": (True, False), "prefix that never saw the window": (True, True)}  # prefill, prefix_mask
+
+
+def prefill(lab, plan):
+    rows, cells, rule = [], [], resolve(f"confident:{THRESHOLD}")
+    for label, made in plan.items():
+        ways = {name: flags for name, flags in PREFILLS.items() if not (made.prefix_mask and name == "as published")}  # the same there
+        grades, ms = {name: [] for name in ways}, {name: [] for name in ways}
+        for seed in lab.seeds:
+            model, scenes = lab.model(made, seed)
+
+            def decoding(name):
+                def way(rows):
+                    model.config.prefix_mask = made.prefix_mask or ways[name][1]
+                    return decode(model, *scenes[rows], rule, prefill=ways[name][0])
+                return way
+            for name in ways:
+                texts, iterations, _ = caption(decoding(name), scenes)
+                grades[name].append((*scenes.grade(texts), iterations))
+            batch = min(BATCH, lab.n_scenes)
+            for name, s in timed({name: lambda turn, way=decoding(name): way(slice(0, batch)) for name in ways}, lab.device, 5).items():
+                ms[name].append(1000 * s / batch)
+            model.config.prefix_mask = made.prefix_mask
+        none = columns(grades["none"])[0]
+        for name in ways:
+            right = columns(grades[name])[0]
+            row = dict(trained=label, **figures(name, grades[name]), ms_per_caption=statistics.median(ms[name]),
+                       time_ratio=statistics.median(a / b for a, b in zip(ms["none"], ms[name])))
+            rows.append(row)
+            cells.append([label, name, in_percent(share_interval(right)), "" if name == "none" else in_points(gap_interval(right, none)),
+                          f"{row['iterations']:.2f}", f"{row['ms_per_caption']:.2f}", f"{row['time_ratio']:.2f}"])
+    return Finding(table(["trained with", "prefilling", "fully right", "against none, points", "iterations", f"ms per caption, batch {BATCH}",
+                          "times as fast"], cells), rows)
+
+
+def priors_plan(lab):
+    return {"default": lab.default, "AR phase": Recipe(lab.default.ar, 0)}
+
+
+class Prior(NamedTuple):
+    """A window with given tokens, and the scene that its caption is graded against; `shorter` asks for an object fewer."""
+    window: torch.Tensor  # (W,)
+    scene: tuple
+    shorter: bool = False
+
+
+def make_priors(ids, scene, config, tokenizer, board, rng):
+    """ids (W,): a right caption -> name -> Prior. The first phrase of a caption is "a SIZE COLOUR SHAPE PREPOSITION" from place 3 on."""
+    opening, phrase = range(3), range(4, 8)
+    end = (ids == config.eos_id).nonzero()[0, 0].item()
+
+    def window(given, tokens=ids):
+        masks = torch.full_like(ids, config.mask_id)
+        masks[list(given)] = tokens[list(given)]
+        return masks
+    lie = rng.choice([colour for colour in toy.COLOURS if colour != scene[0].colour])
+    lied, lied_scene = ids.clone(), (scene[0]._replace(colour=lie), *scene[1:])
+    lied[5] = tokenizer.encode(" " + lie)[0]
+    W = len(ids)
+    priors = {
+        "nothing": Prior(window([]), scene),
+        "length": Prior(window(range(end, W)), scene),
+        "wording: opening": Prior(window(opening), scene),
+        "wording: opening and first preposition": Prior(window([*opening, 7]), scene),
+        "blanks: first object and its preposition": Prior(window([i for i in range(W) if i not in phrase]), scene),
+        "one fact: the first colour": Prior(window([5]), scene),
+        "one fact, wrong": Prior(window([5], lied), lied_scene),
+        "one fact, wrong, and all before it": Prior(window(range(6), lied), lied_scene),
+    }
+    if len(scene) > 1:
+        words = tokenizer.encode(toy.caption(scene[:-1], board, toy.OPENINGS[0], toy.PREPOSITIONS[0]))
+        shorter = torch.full_like(ids, config.eos_id)
+        priors["length of one object fewer"] = Prior(window(range(len(words), W), shorter), scene, True)
+    return priors
+
+
+def follow(tokens, prior, tokenizer, board, config):
+    """-> is each given token in its place; if so, is the caption right: the scene's, or of one object fewer and all of it true."""
+    given = prior.window != config.mask_id
+    kept = torch.equal(tokens[given], prior.window[given])
+    words = tokens != config.eos_id
+    whole = not (words[1:] & ~words[:-1]).any()  # no EOS before a word
+    text = tokenizer.decode(tokens[words].tolist())
+    if prior.shorter:
+        stated = toy.parse(text, board)
+        right = stated is not None and len(stated) == len(prior.scene) - 1 and list(stated) == [o for o in prior.scene if o in stated]
+    else:
+        right = toy.grade(text, prior.scene, board)[1]
+    return kept, kept and whole and right
+
+
+def priors(lab, plan):
+    rule, results = resolve(f"confident:{THRESHOLD}"), {}
+    for seed in lab.seeds:
+        (model, scenes), (ar_model, _) = (lab.model(made, seed) for made in plan.values())
+        config, rng = model.config, random.Random(0)
+        asked = [make_priors(ids, scene, config, scenes.tokenizer, scenes.board, rng) for ids, scene in zip(scenes.responses, scenes.split.scenes)]
+        for name in asked[0] | asked[-1]:
+            rows = torch.tensor([i for i, priors in enumerate(asked) if name in priors])
+            mine = [asked[i][name] for i in rows]
+            answers = {"diffusion": [], "ar": []}
+            for part, some in zip(rows.split(BATCH), torch.stack([prior.window for prior in mine]).split(BATCH)):
+                images, prompts, some = *scenes[part][:2], some.to(lab.device)
+                answers["diffusion"] += decode(model, images, prompts, some, rule).tokens.cpu()
+                told = some[:, :int((some[0] == config.mask_id).long().argmax())]  # what precedes the first blank: alike in all windows
+                rest = decode_ar(ar_model, images, torch.cat([prompts, told], 1), config.window - told.shape[1])
+                answers["ar"] += torch.cat([told, rest.tokens], 1).cpu()
+            for way, tokens in answers.items():
+                graded = [follow(t, prior, scenes.tokenizer, scenes.board, config) for t, prior in zip(tokens, mine)]
+                results.setdefault((name, way), []).append(tuple(map(list, zip(*graded))))
+    rows, cells = [], []
+    for name in dict.fromkeys(name for name, _ in results):
+        cells.append([name])
+        for way in ("diffusion", "ar"):
+            kept, right = (share_interval(list(column)) for column in zip(*results[name, way]))
+            rows.append(dict(prior=name, way=way, **{f"{k}{end}": v for k, values in (("kept", kept), ("right", right)) for end, v in zip(("", "_low", "_high"), values)}))
+            cells[-1] += [in_percent(kept), in_percent(right)]
+    return Finding(table(["given", "diffusion: kept", "kept and right", "AR, told what precedes the first blank: kept", "kept and right"], cells), rows)
+
+
+def loss_plan(lab):
+    return {"flat": lab.default, "example": lab.default._replace(weighting="example"), "elbo": lab.default._replace(weighting="elbo"),
+            "flat, complementary masks": lab.default._replace(complementary=True)}
+
+
+def loss(lab, plan):
+    rows, cells, flat = [], [], columns(lab.grades(lab.default))[0]
+    for label, made in plan.items():
+        grades = lab.grades(made)
+        right, _, iterations = columns(grades)
+        rows.append(figures(label, grades))
+        cells.append([label, in_percent(share_interval(right)), "" if made == lab.default else in_points(gap_interval(right, flat)), failed(right),
+                      "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(iterations))])
+    return Finding(table(["loss", "fully right", "against flat, points", f"runs under {FAILED:.0%}", "iterations"], cells), rows)
+
+
+CLAIMS = {  # plan, measurement, what it is about
+    "recipe": (recipe_plan, recipe, "autoregressive training first, then diffusion"),
+    "length": (length_plan, length, "quality against the window length at decoding"),
+    "confident": (confident_plan, confident_claim, "iterations and accuracy of confident decoding"),
+    "prefill": (prefill_plan, prefill, "prefilling: accuracy and wall time"),
+    "priors": (priors_plan, priors, "structure priors, and what AR can be asked instead"),
+    "loss": (loss_plan, loss, "weightings of the diffusion loss, complementary masks"),
+}
+
+
+def claims(args, device):
+    names = list(CLAIMS) if args.command == "all" else [args.command]
+    lab = Lab(args, device)
+    missing = {name: lab.missing(CLAIMS[name][0](lab)) for name in names}
+    with tqdm(total=len(set().union(*missing.values())) + len(names), desc="models and claims", disable=None) as bar:
+        for name in names:
+            plan, measure, about = CLAIMS[name]
+            head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar} + {lab.default.diffusion} steps "
+                    f"by default; {where(device)}.")
+            said = args.out / f"{name}.md"
+            if args.command == "all" and not missing[name] and said.exists() and said.read_text().startswith(head):
+                tqdm.write(said.read_text() + "\n")  # an interrupted `all` goes on after the claims that it finished
+            else:
+                for made, seed in missing[name]:
+                    if not lab.path(made, seed).exists():  # no claim before it trained it
+                        lab.train(made, seed)
+                        bar.update()
+                finding = measure(lab, plan(lab))
+                text = f"{head} In brackets: 95% intervals (`mean_interval`, `share_interval`).\n\n{finding.text}\n"
+                for picture, (series, *words) in finding.charts.items():
+                    drawing.chart(args.out / f"{picture}.png", series, *words)
+                keys = list(dict.fromkeys(key for row in finding.rows for key in row))
+                lines = io.StringIO()
+                writer = csv.DictWriter(lines, keys, lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(finding.rows)
+                write(args.out / f"{name}.csv", lambda file: file.write(lines.getvalue().encode()))
+                write(said, lambda file: file.write(text.encode()))
+                tqdm.write(text)
+            bar.update()
+
+
 # ---------------------------------------------------------------- command line
 
 def positive(text):
@@ -269,36 +813,64 @@ def positive(text):
     return number
 
 
+def seeds(text):
+    """argparse type: how many seeds; `T95` reaches as far."""
+    number = positive(text)
+    if number > len(T95) + 1:
+        raise argparse.ArgumentTypeError(f"must be at most {len(T95) + 1}")
+    return number
+
+
 def parse(argv=None):
     parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    for name, words in (("rules", "the leaderboard of decoding rules"), ("decode", "wall time of decoding")):
-        command = commands.add_parser(name, help=words, description=words)
-        command.add_argument("--checkpoint", type=Path, default=SHIPPED, metavar="F", help="default: the weights that come with Mini-Dimple")
-        command.add_argument("--ar-checkpoint", type=Path, default=SHIPPED.with_name("ar_phase.pt"), metavar="F", help="likewise")
+    words = {"rules": "the leaderboard of decoding rules", "decode": "wall time of decoding", "training": "wall time of training steps",
+             **{name: f"claim: {about}" for name, (_, _, about) in CLAIMS.items()}, "all": "all claims, in this order"}
+    for name, about in words.items():
+        command = commands.add_parser(name, help=about, description=about)
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        command.add_argument("--json", type=Path, metavar="F", help="write the figures there, too")
+        if name in ("rules", "decode", "training"):
+            command.add_argument("--json", type=Path, metavar="F", help="write the figures there, too")
+        if name in ("rules", "decode"):
+            command.add_argument("--checkpoint", type=Path, default=SHIPPED, metavar="F", help="default: the weights that come with Mini-Dimple")
+            command.add_argument("--ar-checkpoint", type=Path, default=SHIPPED.with_name("ar_phase.pt"), metavar="F", help="likewise")
+        if name not in ("rules", "decode", "training"):
+            command.add_argument("--out", type=Path, default=Path("out/claims"), metavar="DIR", help="tables, pictures and models (default: out/claims); "
+                                 "what is there is used again")
+            command.add_argument("--seeds", type=seeds, default=3, metavar="N", help="train with seeds 0 to N - 1 (default: 3)")
+            command.add_argument("--quick", action="store_true", help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
         if name == "rules":
             command.add_argument("--rule", action="append", metavar="RULE", help="a rule more: path/to/mine.py, maskgit:3, ... (repeatable)")
-            command.add_argument("--scenes", type=positive, default=500, metavar="N", help="held-out scenes (default: 500)")
             command.add_argument("--picture", type=Path, default=Path("out/rules.png"), metavar="F", help="default: out/rules.png")
-        else:
+        if name == "training":
+            command.add_argument("--repeats", type=positive, default=30, metavar="N", help="steps timed in each phase (default: 30)")
+        elif name == "decode":
             command.add_argument("--repeats", type=positive, default=60, metavar="N", help="captions timed at batch 1 (default: 60)")
             command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding; batch 1 only")
+        else:
+            command.add_argument("--scenes", type=positive, default=500, metavar="N", help="held-out scenes (default: 500)")
     return parser, parser.parse_args(argv)
 
 
 def main(argv=None):
     parser, args = parse(argv)
     sys.stdout.reconfigure(errors="replace")  # the table's marks may be more than this terminal can show
-    with parser.reporting(ValueError, OSError, RuleError):
-        if args.command == "rules" and args.picture.suffix.lower() != ".png":
-            raise ValueError(f"--picture {args.picture}: must end in .png")
-        for path in filter(None, (args.json, getattr(args, "picture", None))):  # before the measurement, not after
-            path.parent.mkdir(parents=True, exist_ok=True)
-        figures = {"rules": rules, "decode": decode_speed}[args.command](args, pick_device(args.device))
-        if args.json:
-            args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    try:
+        with parser.reporting(ValueError, OSError, RuleError, NotFinite):
+            device = pick_device(args.device)
+            if args.command in (*CLAIMS, "all"):
+                return claims(args, device)
+            if args.command == "rules" and args.picture.suffix.lower() != ".png":
+                raise ValueError(f"--picture {args.picture}: must end in .png")
+            for path in filter(None, (args.json, getattr(args, "picture", None))):  # before the measurement, not after
+                path.parent.mkdir(parents=True, exist_ok=True)
+            figures = {"rules": rules, "decode": decode_speed, "training": training_speed}[args.command](args, device)
+            if args.json:
+                args.json.write_text(json.dumps(figures, indent=1) + "\n")
+    except KeyboardInterrupt:
+        going_on = "; the same command goes on from here" if args.command in (*CLAIMS, "all") else ""
+        print(f"\n{parser.prog}: stopped{going_on}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

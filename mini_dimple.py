@@ -38,6 +38,7 @@ class Config:
     window: int = 48         # longest response window trained, in tokens, EOS included
     phase: str = "diffusion"  # the phase the weights come out of: "ar" or "diffusion"
     trained_on: str = "tiny"  # the toy set of that preset, or "pictures": one's own
+    prefix_mask: bool = False  # diffusion: what precedes the last prompt token cannot see the response (LaViDa)
 
 
 PRESETS = {
@@ -176,6 +177,9 @@ class Dimple(nn.Module):
         Token shift: the state at position i scores token i + 1, in both phases, so that what phase 1 learnt carries
         over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position."""
         W = response.shape[1]
+        if self.config.prefix_mask and not causal and past is None:
+            _, past = self.transformer(prefix[:, :-1], causal)  # a pass of its own: it sees itself alone
+            prefix = prefix[:, -1:]
         hidden, cache = self.transformer(torch.cat([prefix, self.embedding(response)], dim=1), causal, past)
         return self.head(hidden[:, -W - 1:-1]), cache
 
@@ -219,6 +223,9 @@ def forward_process(response, t, mask_id, generator=None):
     return response.masked_fill(masked, mask_id), masked
 
 
+WEIGHTINGS = ("flat", "example", "elbo")
+
+
 def weigh(nll, masked, t, weighting):
     """Reduce the masked tokens' nll (B, W) to a scalar, by one of three readings of the objective:
 
@@ -233,7 +240,7 @@ def weigh(nll, masked, t, weighting):
         return (nll.sum(1) / masked.sum(1).clamp(min=1)).mean()
     if weighting == "flat":
         return nll.sum() / masked.sum().clamp(min=1)
-    raise ValueError(f'weighting {weighting!r}: choose "elbo", "example" or "flat"')
+    raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
 
 
 def diffusion_loss(model, images, prompt, response, weighting="flat", complementary=False, generator=None):

@@ -11,15 +11,16 @@ import math
 import statistics
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import Batches, drawing, folder, pad_prompts, toy, write
-from mini_dimple import (PRESETS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar, diffusion_loss,
-                         read_state, schedule)
+from data import PADDINGS, Batches, drawing, folder, pad_prompts, toy, write
+from mini_dimple import (PRESETS, WEIGHTINGS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar,
+                         diffusion_loss, read_state, schedule)
 from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
@@ -32,7 +33,7 @@ HELD_OUT_SCENES = 2000
 EVAL_BATCH = 100
 SAVE_EVERY = 250        # steps between two writes of last.pt
 LOG_EVERY = 10          # steps between two looks at the loss: each look waits for the device
-LAST_FORMAT = "mini-dimple run 1"
+LAST_FORMAT = "mini-dimple run 2"
 LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")  # AdamW's rate; Muon's is in proportion
 BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{postfix}, {remaining} left]"
 FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
@@ -96,6 +97,10 @@ def parse(argv=None):
     parser.add_argument("--recipe", choices=RECIPES, help="default: ar-then-diffusion; the others get the same number of steps")
     parser.add_argument("--ar-steps", type=count, metavar="N", help="steps of phase 1 (default: 500; small: 2000)")
     parser.add_argument("--diffusion-steps", type=count, metavar="N", help="steps of phase 2 (default: 1000; small: 6000)")
+    parser.add_argument("--weighting", choices=WEIGHTINGS, help="of the diffusion loss (default: flat); mini_dimple.weigh explains them")
+    parser.add_argument("--complementary", action="store_true", help="diffusion: each example twice, with a mask and its complement; half as many")
+    parser.add_argument("--padding", choices=PADDINGS, help="diffusion: EOS up to a random window (default), or to the batch's longest response")
+    parser.add_argument("--prefix-mask", action="store_true", help="diffusion: image and prompt cannot see the response")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
     parser.add_argument("--holdout", type=share, metavar="F", help="share of your pictures held out (default: 0.1; 0 for none)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto, which is cuda where there is one")
@@ -117,11 +122,16 @@ def settings_from(args):
         raise ValueError("--ar-steps: the recipe 'diffusion' has no autoregressive phase; use --recipe ar-then-diffusion")
     if recipe == "ar" and steps[1]:
         raise ValueError("--diffusion-steps: the recipe 'ar' has no diffusion phase; use --recipe ar-then-diffusion")
+    of_diffusion = dict(weighting="flat", complementary=False, padding="random", prefix_mask=False)
+    for name in of_diffusion:
+        if recipe == "ar" and name in given:
+            raise ValueError(f"--{name.replace('_', '-')} is for the diffusion phase; the recipe 'ar' has none")
     if not sum(steps):
         raise ValueError("--ar-steps 0 and --diffusion-steps 0: nothing to train")
     if "holdout" in given and "data" not in given:
         raise ValueError("--holdout is for your own pictures: give --data too")
     return dict(preset=preset, recipe=recipe, ar_steps=steps[0], diffusion_steps=steps[1],
+                **{name: given.get(name, default) for name, default in of_diffusion.items()},
                 data=str(given["data"].resolve()) if "data" in given else None, holdout=given.get("holdout", 0.1),
                 seed=given.get("seed", 0), device=pick_device(given.get("device", "auto")).type, compile=given.get("compile", False))
 
@@ -231,10 +241,10 @@ class NotFinite(Exception):
     """The loss or the weights are no longer finite numbers."""
 
 
-def phase_loss(model, batch, phase, generator):
+def phase_loss(model, batch, phase, generator, weighting="flat", complementary=False):
     if phase == "ar":
         return ar_loss(model, *batch)
-    return diffusion_loss(model, *batch, generator=generator)
+    return diffusion_loss(model, *batch, weighting, complementary, generator)
 
 
 def read_last(path):
@@ -261,16 +271,17 @@ def resumed_settings(args, state, path):
 class Run:
     """One training run: model, optimizers, and what is written to `out`."""
 
-    def __init__(self, settings, out, device, state=None):
-        """`state`: what `read_last` gave. Raises ValueError for bad data, or data that differs from the state's."""
+    def __init__(self, settings, out, device, state=None, prepared=None):
+        """`state`: what `read_last` gave; `prepared`: what `prepare` gave, for runs that share it. Raises ValueError for bad data, or data that differs from the state's."""
         self.settings, self.out, self.device = settings, out, device
-        self.train_split, self.test_split, self.tokenizer, config, self.fingerprint = prepare(settings)
+        self.train_split, self.test_split, self.tokenizer, config, self.fingerprint = prepared or prepare(settings)
         torch.manual_seed(settings["seed"])
-        self.model = Dimple(config).to(device)
+        self.model = Dimple(replace(config, prefix_mask=settings["prefix_mask"])).to(device)
+        self.forward = torch.compile(self.model) if settings["compile"] else self.model
         training = TRAINING[settings["preset"]]
         self.new_optimizers = lambda: make_optimizers(self.model, training["muon_lr"], training["adamw_lr"])
         self.optimizers = self.new_optimizers()
-        self.batches = Batches(self.train_split, self.tokenizer, config, training["batch_size"], settings["seed"], device)
+        self.batches = Batches(self.train_split, self.tokenizer, config, training["batch_size"], settings["seed"], device, settings["padding"])
         self.step, self.seconds, self.results, self.pending, self.saved = 0, {}, {}, [], None
         if state:
             if state["fingerprint"] != self.fingerprint:
@@ -297,38 +308,44 @@ class Run:
 
     def fit(self):
         """Both phases to their ends, each followed by its checkpoint and evaluation. Raises NotFinite."""
-        ar_steps, diffusion_steps = self.settings["ar_steps"], self.settings["diffusion_steps"]
-        total = ar_steps + diffusion_steps
-        model = torch.compile(self.model) if self.settings["compile"] else self.model
-        generator = torch.Generator(self.device)
+        ar_steps, total = self.settings["ar_steps"], self.settings["ar_steps"] + self.settings["diffusion_steps"]
         for phase, start, end in (("ar", 0, ar_steps), ("diffusion", ar_steps, total)):
-            if phase in self.results or start == end:  # done before, or not in this recipe
-                continue
-            if self.step == start:  # each phase is a training run of its own, as in the paper
-                self.optimizers = self.new_optimizers()
-            self.model.train()
-            with tqdm(total=total, initial=self.step, desc=phase, unit="step", bar_format=BAR) as self.bar:
-                self.clock = time.perf_counter()
-                while self.step < end:
-                    phase, factor = schedule(self.step, ar_steps, diffusion_steps)
-                    for optimizer, peak in self.optimizers:
-                        for group in optimizer.param_groups:
-                            group["lr"] = peak * factor
-                    generator.manual_seed(self.settings["seed"] * 1_000_003 + self.step)
-                    with autocast(self.device):
-                        loss = phase_loss(model, self.batches(self.step, phase), phase, generator)
-                    loss.backward()
-                    for optimizer, _ in self.optimizers:
-                        optimizer.step()
-                        optimizer.zero_grad()
-                    self.step += 1
-                    self.pending.append((self.step, loss.detach(), peak * factor))
-                    due = self.step % SAVE_EVERY == 0 or self.step == end
-                    if due or self.step % LOG_EVERY == 0:
-                        self.log(phase)
-                    if due:
-                        self.save()
-            self.finish(phase)
+            if phase not in self.results and start < end:  # not done before, and part of this recipe
+                self.train(end)
+                self.finish(phase)
+
+    def train(self, until):
+        """Train up to step `until`, which lies in the phase that the run is in. Raises NotFinite."""
+        ar_steps, diffusion_steps = self.settings["ar_steps"], self.settings["diffusion_steps"]
+        if self.step in (0, ar_steps):  # each phase is a training run of its own, as in the paper
+            self.optimizers = self.new_optimizers()
+        generator = torch.Generator(self.device)
+        self.model.train()
+        with tqdm(total=ar_steps + diffusion_steps, initial=self.step, unit="step", bar_format=BAR, leave=None) as self.bar:
+            self.clock = time.perf_counter()
+            while self.step < until:
+                phase, factor = schedule(self.step, ar_steps, diffusion_steps)
+                for optimizer, peak in self.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = peak * factor
+                generator.manual_seed(self.settings["seed"] * 1_000_003 + self.step)
+                batch = self.batches(self.step, phase)
+                if phase == "diffusion" and self.settings["complementary"]:
+                    batch = [rows[:(len(rows) + 1) // 2] for rows in batch]  # each enters twice: a step costs what it did
+                with autocast(self.device):
+                    loss = phase_loss(self.forward, batch, phase, generator,
+                                      self.settings["weighting"], self.settings["complementary"])
+                loss.backward()
+                for optimizer, _ in self.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                self.step += 1
+                self.pending.append((self.step, loss.detach(), peak * factor))
+                due = self.step % SAVE_EVERY == 0 or self.step == until
+                if due or self.step % LOG_EVERY == 0:
+                    self.log(phase)
+                if due:
+                    self.save()
 
     def log(self, phase):
         """Look at the losses since the last look (the device is waited for only here): check, log, show."""
@@ -342,6 +359,7 @@ class Run:
                 if not math.isfinite(loss):
                     raise NotFinite(f"the loss is {loss} at step {step}")
                 csv.writer(file, lineterminator="\n").writerow([step, phase, loss, lr, round(rate, 1), round(sum(self.seconds.values()), 3)])
+        self.bar.set_description_str(phase, refresh=False)
         self.bar.set_postfix_str(f"loss {losses[-1]:.3f}, lr {lr:.1e}, {rate:.0f} images/s")
         self.bar.update(len(losses))
         self.pending = []

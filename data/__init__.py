@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 DESCRIBE = "describe the image"  # the instruction of most examples, and the default prompt
+PADDINGS = ("random", "none")  # of the responses, in the diffusion phase
 
 
 @dataclass
@@ -51,13 +52,15 @@ class Batches:
     shows no picture twice and leaves out the last, partial batch. The whole set stays on the
     device; indices and window lengths are drawn on the CPU, so that CUDA never has to be waited for."""
 
-    def __init__(self, split, tokenizer, config, batch_size, seed, device):
+    def __init__(self, split, tokenizer, config, batch_size, seed, device, padding="random"):
+        """`padding`: in the diffusion phase a batch's window is filled with EOS to a "random" length, or ("none") is just as
+        long as its longest response and one EOS."""
         self.images = split.images.to(device)
         self.prompts = pad_prompts(split.prompts, tokenizer, config.prompt_tokens).to(device)
         responses, self.lengths = pad_responses(split.texts, tokenizer, config.window)
         self.responses = responses.to(device)
         self.batch_size = min(batch_size, len(split.texts))
-        self.window, self.seed, self.device = config.window, seed, device
+        self.window, self.seed, self.device, self.padding = config.window, seed, device, padding
         self.epoch = None
 
     def __call__(self, step, phase):
@@ -70,7 +73,7 @@ class Batches:
         here = slice(at * self.batch_size, (at + 1) * self.batch_size)
         longest = int(self.lengths[self.order[here]].max())
         # The AR loss ends at the first EOS, so padding would be wasted work there; diffusion learns the padding too.
-        W = longest if phase == "ar" else int(torch.randint(
+        W = longest if phase == "ar" or self.padding == "none" else int(torch.randint(
             longest, self.window + 1, (), generator=torch.Generator().manual_seed(self.seed * 1_000_033 + step)))
         chosen = self.order_on_device[here]
         return self.images[chosen], self.prompts[chosen], self.responses[chosen, :W]

@@ -204,3 +204,16 @@ def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
     for b in range(3):
         row = free.tokens[b].tolist()
         assert free.response(b) == (row[:row.index(EOS)] if EOS in row else row)
+
+
+def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
+    images, prompt, _ = random_inputs(seed, 6, 1)
+    window = random_window(random.Random(seed), 6, 12)
+    differs = []
+    for prefix_mask in (True, False):
+        model = random_model(seed, prefix_mask=prefix_mask)
+        with_it, without = (decode(model, images, prompt, window, confident(0.4), prefill, trace=True) for prefill in (True, False))
+        differs.append(max((a.confidence - b.confidence).abs().max().item() for a, b in zip(with_it.trace, without.trace)))
+        if prefix_mask:
+            assert torch.equal(with_it.tokens, without.tokens) and torch.equal(with_it.iterations, without.iterations)
+    assert differs[0] < 1e-9 < 1e-4 < differs[1], "with full attention it is an approximation"

@@ -82,6 +82,33 @@ def test_ar_decoding_with_its_cache_equals_decoding_without(seed):
         assert passes == min(end + 1, 10)
 
 
+def attention_with_mask(model, images, prompt, response, allowed):
+    """Logits of the response by plain softmax attention under a mask (T, T) of what each position may see."""
+    x = torch.cat([model.prefix(images, prompt), model.embedding(response)], 1)
+    B, T, D = x.shape
+    rotary = model.cos[:T], model.sin[:T]
+    for block in model.blocks:
+        q, k, v = block.qkv(block.attention_norm(x)).view(B, T, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = mini_dimple.rotate(q, rotary), mini_dimple.rotate(k, rotary)
+        scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
+        x = x + block.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, D))
+        gate, up = block.gate_up(block.mlp_norm(x)).chunk(2, -1)
+        x = x + block.down(torch.nn.functional.silu(gate) * up)
+    return model.head(model.norm(x)[:, -response.shape[1] - 1:-1])
+
+
+def test_prefix_mask_is_an_attention_mask(seed):
+    """All but the last prompt token see themselves alone; from there on, everything is seen."""
+    model, (images, prompt, response) = random_model(seed, prefix_mask=True), random_inputs(seed, 3, 6)
+    prefix = 4 + 3 - 1  # visual tokens and prompt without its last token
+    allowed = torch.ones(13, 13, dtype=torch.bool)
+    allowed[:prefix, prefix:] = False
+    with torch.no_grad():
+        torch.testing.assert_close(model(images, prompt, response, causal=False), attention_with_mask(model, images, prompt, response, allowed))
+        causal = torch.ones(13, 13, dtype=torch.bool).tril()
+        torch.testing.assert_close(model(images, prompt, response, causal=True), attention_with_mask(model, images, prompt, response, causal))
+
+
 @pytest.mark.parametrize("preset, millions", [("tiny", (1.2, 1.8)), ("small", (10, 20))])
 def test_presets(preset, millions):
     model = Dimple(Config(400, 398, 399, **PRESETS[preset]))

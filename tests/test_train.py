@@ -225,6 +225,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     (["--ar-steps", "-1"], "must be 0 or more"), (["--diffusion-steps", "x"], "--diffusion-steps"), (["--seed", "-3"], "must be 0 or more"), (["--seed", "99999999999999"], "below 2^32"),
     (["--ar-steps", "0", "--diffusion-steps", "0"], "nothing to train"), (["--preset", "huge"], "--preset"), (["--recipe", "x"], "--recipe"),
     (["--recipe", "diffusion", "--ar-steps", "5"], "--ar-steps"), (["--recipe", "ar", "--diffusion-steps", "5"], "--diffusion-steps"),
+    (["--recipe", "ar", "--weighting", "elbo"], "--weighting"), (["--recipe", "ar", "--prefix-mask"], "--prefix-mask"), (["--padding", "much"], "--padding"),
     (["--holdout", "1"], "below 1"), (["--holdout", "nan"], "below 1"), (["--holdout", "0.5"], "--data"), (["--data", "none"], "none/metadata.jsonl"),
     (["--resume"], "does not exist"), (["--nonsense"], "--nonsense"), (["--device", "tpu"], "--device"),
 ])
@@ -290,6 +291,27 @@ def test_batches_are_a_function_of_the_step_and_windows_vary():
     assert all(torch.equal(x, y) for step, batch in zip((3, 9), first) for x, y in zip(a(step, "diffusion"), batch))
     seen = torch.cat([a(step, "ar")[0] for step in range(6)]).flatten(1)
     assert len(seen.unique(dim=0)) == 96, "an epoch shows no picture twice"
+    bare = Batches(split, tokenizer, config, 16, 0, "cpu", padding="none")
+    for step in range(12):
+        _, _, response = bare(step, "diffusion")
+        assert ((response == config.eos_id).sum(1) == 1).any() and torch.equal(response, bare(step, "ar")[2]), "no longer than the longest"
+
+
+def test_options_of_the_diffusion_phase_reach_it(tmp_path, quick, monkeypatch):
+    """Each option changes the diffusion phase and leaves the AR phase before it as it was; --complementary keeps the cost of a step."""
+    rows, real = [], train.diffusion_loss
+    def spy(model, images, *rest):
+        rows.append((len(images), *rest[2:4]))
+        return real(model, images, *rest)
+    monkeypatch.setattr(train, "diffusion_loss", spy)
+    found = {}
+    for words in ([], ["--weighting", "elbo"], ["--complementary"], ["--padding", "none"], ["--prefix-mask"]):
+        out = tmp_path / "-".join(["o", *words])
+        train.main(["--out", str(out), "--ar-steps", "2", "--diffusion-steps", "3", "--device", "cpu", *words])
+        found["".join(words)] = [row[1] for row in losses(out).values()]
+        assert load(out / "mini_dimple.pt")[0].config.prefix_mask == ("--prefix-mask" in words)
+    assert len({tuple(values[:2]) for values in found.values()}) == 1 and len({tuple(values[2:]) for values in found.values()}) == 5
+    assert set(rows) == {(64, "flat", False), (64, "elbo", False), (32, "flat", True)}
 
 
 @pytest.mark.slow
