@@ -357,8 +357,8 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Studen
 
 class Recipe(NamedTuple):
     """What a claim trains: steps of both phases, and train.py's options of the diffusion phase."""
-    ar: int
-    diffusion: int
+    ar_steps: int
+    diffusion_steps: int
     weighting: str = "flat"
     complementary: bool = False
     padding: str = "random"
@@ -382,9 +382,8 @@ class Lab:
 
     def settings(self, recipe, seed):
         default = settings_from(train_options(["--device", self.device.type, "--seed", str(seed)])[1])
-        steps = dict(ar_steps=recipe.ar, diffusion_steps=recipe.diffusion)
-        name = {(True, True): "ar-then-diffusion", (False, True): "diffusion", (True, False): "ar"}[recipe.ar > 0, recipe.diffusion > 0]
-        return {**default, **recipe._asdict(), **steps, "recipe": name}
+        name = {(True, True): "ar-then-diffusion", (False, True): "diffusion", (True, False): "ar"}[recipe.ar_steps > 0, recipe.diffusion_steps > 0]
+        return {**default, **recipe._asdict(), "recipe": name}
 
     def folder(self, recipe, seed):
         words = [f"{name}_{value}" for name, value in recipe._asdict().items() if value != Recipe._field_defaults.get(name)]
@@ -392,15 +391,15 @@ class Lab:
 
     def kept(self, recipe):
         """At which steps the weights are kept: of the default recipe at each quarter of the diffusion phase, of others at the end."""
-        end = recipe.ar + recipe.diffusion
-        return [recipe.ar + recipe.diffusion * quarter // 4 for quarter in (1, 2, 3, 4)] if recipe == self.default else [end]
+        end = recipe.ar_steps + recipe.diffusion_steps
+        return [recipe.ar_steps + recipe.diffusion_steps * quarter // 4 for quarter in (1, 2, 3, 4)] if recipe == self.default else [end]
 
     def path(self, recipe, seed, step=None):
-        return self.folder(recipe, seed) / f"step_{step or recipe.ar + recipe.diffusion}.pt"
+        return self.folder(recipe, seed) / f"step_{step or recipe.ar_steps + recipe.diffusion_steps}.pt"
 
     def missing(self, plan):
         """(recipe, seed) of every model of the plan that must still be trained, the AR phase of each before it."""
-        wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar, 0), recipe) if made.ar + made.diffusion for seed in self.seeds]
+        wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar_steps, 0), recipe) if made.ar_steps + made.diffusion_steps for seed in self.seeds]
         return [one for one in dict.fromkeys(wanted) if not self.path(*one).exists()]
 
     def train(self, recipe, seed):
@@ -408,18 +407,18 @@ class Lab:
 
         An AR phase is trained once and shared by all recipes that begin with it: its steps do not depend on what follows."""
         folder, settings, state = self.folder(recipe, seed), self.settings(recipe, seed), None
-        last, of_ar = folder / "last.pt", self.folder(Recipe(recipe.ar, 0), seed) / "last.pt"
+        last, of_ar = folder / "last.pt", self.folder(Recipe(recipe.ar_steps, 0), seed) / "last.pt"
         if last.exists():
             state = read_state(last, LAST_FORMAT)
-        elif recipe.ar and recipe.diffusion:
+        elif recipe.ar_steps and recipe.diffusion_steps:
             state = {**read_state(of_ar, LAST_FORMAT), "settings": settings}
         run = Run(settings, folder, self.device, state, self.prepared(seed))
-        run.model.config.phase = "diffusion" if recipe.diffusion else "ar"
+        run.model.config.phase = "diffusion" if recipe.diffusion_steps else "ar"
         for step in self.kept(recipe):
             if step > run.step:
                 run.train(step)
                 write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
-        if recipe.diffusion:
+        if recipe.diffusion_steps:
             last.unlink()
 
     def model(self, recipe, seed, step=None):
@@ -508,8 +507,8 @@ def failed(right):
 
 
 def recipe_plan(lab):
-    steps = lab.default.ar + lab.default.diffusion
-    share = lab.default.ar / steps
+    steps = lab.default.ar_steps + lab.default.diffusion_steps
+    share = lab.default.ar_steps / steps
     plan = {f"{budget} steps, {part:.0%} of them AR": lab.split(budget, part)
             for budget, parts in ((steps // 2, (1, (1 + share) / 2, share, share / 2, 0)), (steps, (1, share, 0))) for part in parts}
     return {**plan, f"{steps} steps, {share:.0%} of them AR": lab.default}
@@ -520,17 +519,17 @@ def recipe(lab, plan):
     for label, made in plan.items():
         grades = lab.grades(made)
         right[made], formed, iterations = columns(grades)
-        steps = made.ar + made.diffusion
-        row = dict(steps=steps, ar_steps=made.ar, **figures(label, grades), failed=failed(right[made]))
+        steps = made.ar_steps + made.diffusion_steps
+        row = dict(steps=steps, ar_steps=made.ar_steps, **figures(label, grades), failed=failed(right[made]))
         rows.append(row)
-        curves.setdefault(steps, []).append((100 * made.ar / steps, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
-        kind = "pure AR, greedy" if not made.diffusion else "AR, then diffusion" if made.ar else "pure diffusion"
-        cells.append([steps, kind, made.ar, in_percent(share_interval(right[made])), in_percent(share_interval(formed)),
+        curves.setdefault(steps, []).append((100 * made.ar_steps / steps, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
+        kind = "pure AR, greedy" if not made.diffusion_steps else "AR, then diffusion" if made.ar_steps else "pure diffusion"
+        cells.append([steps, kind, made.ar_steps, in_percent(share_interval(right[made])), in_percent(share_interval(formed)),
                       failed(right[made]), f"{row['iterations']:.2f}"])
     text = table(["steps", "recipe", "of them AR", "fully right", "well formed", f"runs under {FAILED:.0%}", "iterations"], cells)
     gaps = []
     for steps in curves:
-        both = next(made for made in plan.values() if made.ar + made.diffusion == steps and abs(made.ar / steps - lab.default.ar / sum(lab.default[:2])) < .01)
+        both = next(made for made in plan.values() if made.ar_steps + made.diffusion_steps == steps and abs(made.ar_steps / steps - lab.default.ar_steps / sum(lab.default[:2])) < .01)
         for name, other in (("pure diffusion", Recipe(0, steps)), ("pure AR", Recipe(steps, 0))):
             gaps.append([steps, name, in_points(gap_interval(right[both], right[other]))])
     text += "\n\n" + table(["steps", "AR, then diffusion, against", "difference in points"], gaps)
@@ -539,7 +538,7 @@ def recipe(lab, plan):
 
 
 def length_plan(lab):
-    steps = lab.default.ar + lab.default.diffusion
+    steps = lab.default.ar_steps + lab.default.diffusion_steps
     kinds = (("pure diffusion", Recipe(0, steps)), ("AR, then diffusion", lab.default))
     return {f"{name}, {padding} padding": made._replace(padding=padding) for name, made in kinds for padding in ("random", "none")}
 
@@ -598,7 +597,7 @@ def confident_claim(lab, plan):
                       f"{tokens / row['iterations']:.2f}"])
         points.setdefault(name.split(":")[0], []).append((row["iterations"], *(100 * row[k] for k in ("right", "right_low", "right_high")), name.split(":")[1]))
     text = table(["rule", "fully right", "iterations", "response tokens per iteration"], cells)
-    cells, names = [], {step: f"{step - lab.default.ar} diffusion steps" for step in by_step}
+    cells, names = [], {step: f"{step - lab.default.ar_steps} diffusion steps" for step in by_step}
     for step, grades in by_step.items():
         right, _, iterations = columns(grades)
         rows.append(dict(step=step, **figures(f"confident:{THRESHOLD}, {names[step]}", grades)))
@@ -609,7 +608,7 @@ def confident_claim(lab, plan):
             by_length.setdefault(names[step], []).append((n, mean, low, high, ""))
             rows.append(dict(step=step, response_tokens=n, label=f"confident:{THRESHOLD}", iterations=mean, iterations_low=low, iterations_high=high))
             per_length.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
-        cells.append([step - lab.default.ar, in_percent(share_interval(right)), f"{tokens / mean_interval(iterations)[0]:.2f}", *per_length])
+        cells.append([step - lab.default.ar_steps, in_percent(share_interval(right)), f"{tokens / mean_interval(iterations)[0]:.2f}", *per_length])
     text += f"\n\n`confident:{THRESHOLD}` as training goes on; iterations by response length:\n\n" + table(
         ["diffusion steps", "fully right", "tokens per iteration", *(f"{n} tokens" for n in lengths.unique().tolist())], cells)
     third = [(n, n / 3, None, None, "") for n in lengths.unique().tolist()]
@@ -661,7 +660,7 @@ def prefill(lab, plan):
 
 
 def priors_plan(lab):
-    return {"default": lab.default, "AR phase": Recipe(lab.default.ar, 0)}
+    return {"default": lab.default, "AR phase": Recipe(lab.default.ar_steps, 0)}
 
 
 class Prior(NamedTuple):
@@ -778,7 +777,7 @@ def claims(args, device):
     with tqdm(total=len(set().union(*missing.values())) + len(names), desc="models and claims", disable=None) as bar:
         for name in names:
             plan, measure, about = CLAIMS[name]
-            head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar} + {lab.default.diffusion} steps "
+            head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} + {lab.default.diffusion_steps} steps "
                     f"by default; {where(device)}.")
             said = args.out / f"{name}.md"
             if args.command == "all" and not missing[name] and said.exists() and said.read_text().startswith(head):

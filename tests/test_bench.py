@@ -1,4 +1,5 @@
 """bench.py's arithmetic, and that its commands run to their tables."""
+import argparse
 import json
 import random
 
@@ -7,6 +8,8 @@ import torch
 from conftest import refused_by
 
 import bench
+import train
+from data import toy
 
 
 refused = refused_by(bench.main)
@@ -82,3 +85,121 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "COMMAND" in refused(capsys)
     (tmp_path / "bad.py").write_text("def rule(step): return 1 / 0")
     assert "ZeroDivisionError" in refused(capsys, "rules", "--scenes", 2, "--rule", tmp_path / "bad.py", "--picture", tmp_path / "x.png")
+
+
+# ---------------------------------------------------------------- claims
+
+@pytest.fixture
+def tiny_lab(monkeypatch):
+    """Two steps of each phase, 200 training scenes; -> lab(out, **options)."""
+    monkeypatch.setitem(train.TRAINING["tiny"], "examples", 200)
+    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
+    monkeypatch.setitem(train.TRAINING["tiny"], "ar_steps", 2)
+    monkeypatch.setitem(train.TRAINING["tiny"], "diffusion_steps", 4)
+    monkeypatch.setattr(train, "HELD_OUT_SCENES", 2)
+    return lambda out, **options: bench.Lab(argparse.Namespace(**{**dict(out=out, quick=False, seeds=1, scenes=4), **options}), torch.device("cpu"))
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["weights"]
+
+
+@pytest.mark.parametrize("words", [[], ["--weighting", "elbo"], ["--recipe", "diffusion"], ["--recipe", "ar"], ["--prefix-mask"]])
+def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, words):
+    """Sharing the AR phase and stopping to keep weights on the way changes nothing, bit for bit."""
+    lab = tiny_lab(tmp_path / "lab")
+    settings = train.settings_from(train.parse(["--device", "cpu", *words])[1])
+    recipe = bench.Recipe(settings["ar_steps"], settings["diffusion_steps"], *(settings[name] for name in bench.Recipe._fields[2:]))
+    for made, seed in lab.missing({"it": recipe}):
+        lab.train(made, seed)
+    assert not lab.missing({"it": recipe})
+    train.main(["--device", "cpu", "--out", str(tmp_path / "o"), *words])
+    mine, theirs = weights(lab.path(recipe, 0)), weights(tmp_path / "o" / "mini_dimple.pt")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert lab.settings(recipe, 0) == settings
+    assert bench.load(lab.path(recipe, 0))[0].config == bench.load(tmp_path / "o" / "mini_dimple.pt")[0].config
+
+
+def test_all_goes_on_after_an_interruption(tmp_path, tiny_lab, monkeypatch, capsys):
+    """What was trained and measured before is not done again, and the figures are those of a run that was not interrupted."""
+    monkeypatch.setattr(bench, "CLAIMS", {name: bench.CLAIMS[name] for name in ("loss", "recipe")})
+    words = ["all", "--seeds", "1", "--scenes", "2", "--device", "cpu"]
+    bench.main([*words, "--out", str(tmp_path / "whole")])
+    steps, real = [], train.phase_loss
+    def stopping(*rest):
+        steps.append(1)
+        if len(steps) == stop_at:
+            raise KeyboardInterrupt
+        return real(*rest)
+    monkeypatch.setattr(train, "phase_loss", stopping)
+    stop_at = 0
+    bench.main([*words, "--out", str(tmp_path / "counted")])
+    total = len(steps)
+    for stop_at in (total - 1, 3):  # in the last model of the second claim, then in the first model
+        steps.clear()
+        out = tmp_path / f"broken{stop_at}"
+        with pytest.raises(SystemExit) as end:
+            bench.main([*words, "--out", str(out)])
+        assert end.value.code == 130 and "goes on from here" in capsys.readouterr().err
+        if stop_at > 3:
+            before = (out / "loss.md").stat().st_mtime_ns
+        bench.main([*words, "--out", str(out)])
+        assert len(steps) < total + 8, "no finished model is trained again"
+        if stop_at > 3:
+            assert (out / "loss.md").stat().st_mtime_ns == before, "nor a finished claim measured"
+        for name in ("loss.csv", "recipe.csv", "loss.md", "recipe.md"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert "| loss | fully right |" in capsys.readouterr().out and (out / "recipe.png").exists()
+
+
+def test_intervals_cover_what_they_should():
+    """Shares of scenes under models that differ by seed: the interval holds the true mean in at least 95 of 100 cases."""
+    rng = random.Random(0)
+    for seeds, spread in ((1, 0.0), (3, 0.0), (3, 0.05)):
+        covered = 0
+        for _ in range(400):
+            shares = [0.9 + rng.gauss(0, spread) for _ in range(seeds)]
+            low, high = bench.share_interval([[rng.random() < share for _ in range(200)] for share in shares])[1:]
+            covered += low <= 0.9 <= high
+        assert covered / 400 >= 0.93
+    assert bench.share_interval([[True] * 50] * 3) == pytest.approx((1, bench.wilson(50, 50)[0], 1)), "all right is no certainty"
+    assert bench.mean_interval([[1.0, 2.0, 3.0]] * 2)[0] == 2
+    low, high = bench.gap_interval([[1, 0, 1, 1]] * 3, [[1, 0, 1, 0]] * 3)[1:]
+    assert low < 0.25 < high and bench.gap_interval([[1, 0]] * 2, [[1, 0]] * 2) == (0, 0, 0)
+
+
+def test_priors_give_what_they_say_and_are_judged_by_it():
+    model, tokenizer = bench.load(bench.SHIPPED)
+    scenes = bench.Scenes(model, tokenizer, 30, torch.device("cpu"))
+    for ids, scene in zip(scenes.responses, scenes.split.scenes):
+        priors = bench.make_priors(ids, scene, model.config, tokenizer, scenes.board, random.Random(0))
+        assert len(priors) == 8 + (len(scene) > 1)
+        follow = lambda tokens, prior: bench.follow(tokens, prior, tokenizer, scenes.board, model.config)
+        for name, prior in priors.items():
+            given = prior.window != model.config.mask_id
+            words = [tokenizer.decode([i]) for i in prior.window[given].tolist()]
+            if name == "wording: opening and first preposition":
+                assert words[-1].strip() in toy.PREPOSITIONS and len(words) == 4
+            if name == "one fact: the first colour":
+                assert words == [" " + scene[0].colour]
+            if name == "blanks: first object and its preposition":
+                assert tokenizer.decode(ids[~given].tolist()).split()[:3] == [scene[0].size, scene[0].colour, scene[0].shape]
+            if "wrong" in name:
+                assert words[-1].strip() in toy.COLOURS and words[-1].strip() != scene[0].colour
+            assert follow(ids, prior) == (("wrong" not in name and not prior.shorter),) * 2, name
+        lied = priors["one fact, wrong"]
+        tokens = torch.where(lied.window == model.config.mask_id, ids, lied.window)
+        assert follow(tokens, lied) == (True, True)
+        if len(scene) > 1:
+            fewer = tokenizer.encode(toy.caption(scene[1:], scenes.board, toy.OPENINGS[1], "in"))
+            tokens = torch.tensor(fewer + [model.config.eos_id] * (len(ids) - len(fewer)))
+            assert follow(tokens, priors["length of one object fewer"]) == (True, True)
+            tokens[3] = model.config.eos_id
+            assert not follow(tokens, priors["length of one object fewer"])[1], "an EOS inside"
+
+
+def test_training_runs_to_its_tables(tmp_path, tiny_lab, capsys):
+    bench.main(["training", "--repeats", "1", "--json", str(tmp_path / "f.json"), "--device", "cpu"])
+    for row in json.loads((tmp_path / "f.json").read_text())["phases"]:
+        assert 0 < row["share_of_matrix_rate"] and sum(row[f"share_{kind}"] for kind in (*bench.KINDS, "optimizers", "batch")) == pytest.approx(1, abs=1e-3)
+    assert "Where a step's time goes" in capsys.readouterr().out
