@@ -369,16 +369,12 @@ class Lab:
     """The models that the claims share, trained where they are missing, and the scenes they are measured on."""
 
     def __init__(self, args, device):
-        self.out, self.device, self.quick = args.out, device, args.quick
+        self.out, self.device = args.out / "quick" if args.quick else args.out, device
         self.seeds = range(1 if args.quick else args.seeds)
         self.n_scenes = 8 if args.quick else args.scenes
         self.default = Recipe(4, 8) if args.quick else Recipe(TRAINING["tiny"]["ar_steps"], TRAINING["tiny"]["diffusion_steps"])
         self.prepared = functools.lru_cache(lambda seed: prepare(self.settings(self.default, seed)))
         self.graded, self.scenes = {}, {}
-
-    def split(self, steps, share):
-        """A budget of steps, a share of it autoregressive -> Recipe."""
-        return Recipe(round(steps * share), steps - round(steps * share))
 
     def settings(self, recipe, seed):
         default = settings_from(train_options(["--device", self.device.type, "--seed", str(seed)])[1])
@@ -415,7 +411,7 @@ class Lab:
         run = Run(settings, folder, self.device, state, self.prepared(seed))
         run.model.config.phase = "diffusion" if recipe.diffusion_steps else "ar"
         for step in self.kept(recipe):
-            if step > run.step:
+            if step >= run.step:
                 run.train(step)
                 write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
         if recipe.diffusion_steps:
@@ -502,39 +498,56 @@ def figures(label, grades):
                 iterations=mean_interval(iterations)[0], each_seed=" ".join(f"{statistics.fmean(r):.4f}" for r in right))
 
 
+def right_and_iterations(grades):
+    """Two cells of a table, with their intervals."""
+    right, _, iterations = columns(grades)
+    return in_percent(share_interval(right)), "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(iterations))
+
+
+def percentages(row):
+    """A point's height and error bar."""
+    return [100 * row[key] for key in ("right", "right_low", "right_high")]
+
+
 def failed(right):
     return f"{sum(statistics.fmean(one) < FAILED for one in right)} of {len(right)}"
 
 
+def budgets(lab):
+    """The default recipe at half its steps and at all of them."""
+    ar, diffusion = lab.default[:2]
+    return Recipe(ar // 2, diffusion // 2), lab.default
+
+
 def recipe_plan(lab):
-    steps = lab.default.ar_steps + lab.default.diffusion_steps
-    share = lab.default.ar_steps / steps
-    plan = {f"{budget} steps, {part:.0%} of them AR": lab.split(budget, part)
-            for budget, parts in ((steps // 2, (1, (1 + share) / 2, share, share / 2, 0)), (steps, (1, share, 0))) for part in parts}
-    return {**plan, f"{steps} steps, {share:.0%} of them AR": lab.default}
+    """Both budgets by the default split, as pure AR and as pure diffusion; the smaller one split in two more ways."""
+    plan = {}
+    for made in budgets(lab):
+        ar, steps = made.ar_steps, made.ar_steps + made.diffusion_steps
+        others = () if made == lab.default else ((ar + steps) // 2, ar // 2)
+        for first in sorted({0, ar, steps, *others}, reverse=True):
+            plan[f"{steps} steps, {first} of them AR"] = Recipe(first, steps - first)
+    return plan
 
 
 def recipe(lab, plan):
     rows, cells, right, curves = [], [], {}, {}
     for label, made in plan.items():
-        grades = lab.grades(made)
+        grades, steps = lab.grades(made), made.ar_steps + made.diffusion_steps
         right[made], formed, iterations = columns(grades)
-        steps = made.ar_steps + made.diffusion_steps
         row = dict(steps=steps, ar_steps=made.ar_steps, **figures(label, grades), failed=failed(right[made]))
         rows.append(row)
-        curves.setdefault(steps, []).append((100 * made.ar_steps / steps, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
-        kind = "pure AR, greedy" if not made.diffusion_steps else "AR, then diffusion" if made.ar_steps else "pure diffusion"
+        curves.setdefault(steps, []).append((100 * made.ar_steps / steps, *percentages(row), ""))
+        kind = "AR alone, greedy" if not made.diffusion_steps else "AR, then diffusion" if made.ar_steps else "diffusion alone"
         cells.append([steps, kind, made.ar_steps, in_percent(share_interval(right[made])), in_percent(share_interval(formed)),
                       failed(right[made]), f"{row['iterations']:.2f}"])
-    text = table(["steps", "recipe", "of them AR", "fully right", "well formed", f"runs under {FAILED:.0%}", "iterations"], cells)
-    gaps = []
-    for steps in curves:
-        both = next(made for made in plan.values() if made.ar_steps + made.diffusion_steps == steps and abs(made.ar_steps / steps - lab.default.ar_steps / sum(lab.default[:2])) < .01)
-        for name, other in (("pure diffusion", Recipe(0, steps)), ("pure AR", Recipe(steps, 0))):
-            gaps.append([steps, name, in_points(gap_interval(right[both], right[other]))])
-    text += "\n\n" + table(["steps", "AR, then diffusion, against", "difference in points"], gaps)
+    gaps = [[sum(made[:2]), name, in_points(gap_interval(right[made], right[other]))] for made in budgets(lab)
+            for name, other in (("diffusion alone", Recipe(0, sum(made[:2]))), ("AR alone", Recipe(sum(made[:2]), 0)))]
+    text = "\n\n".join([
+        table(["steps", "recipe", "of them AR", "fully right", "well formed", f"runs under {FAILED:.0%}", "iterations"], cells),
+        table(["steps", "AR, then diffusion, against", "points fully right"], gaps)])
     series = [drawing.Series(f"{steps} steps", sorted(points), True, True) for steps, points in curves.items()]
-    return Finding(text, rows, {"recipe": (series, "share of the steps that are autoregressive, %", "fully right, %", "Which split of the budget?")})
+    return Finding(text, rows, {"recipe": (series, "share of the steps that are autoregressive, %", "fully right, %", "How to split the budget")})
 
 
 def length_plan(lab):
@@ -544,30 +557,29 @@ def length_plan(lab):
 
 
 def length(lab, plan):
-    rows, right, rule = [], {}, resolve(f"confident:{THRESHOLD}")
+    grades, rule = {}, resolve(f"confident:{THRESHOLD}")
     for label, made in plan.items():
         for seed in lab.seeds:
             model, scenes = lab.model(made, seed)
-            trained, device = model.config.window, lab.device
-            just = [part for n in scenes.lengths.unique() for part in (scenes.lengths == n).nonzero()[:, 0].split(BATCH)]
-            for window in ("just enough", int(scenes.lengths.max()), trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
+            longest, trained = int(scenes.lengths.max()), model.config.window
+            alike = [part for n in scenes.lengths.unique() for part in (scenes.lengths == n).nonzero()[:, 0].split(BATCH)]
+            for window in ("just enough", longest, trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
                 def way(rows):
                     tokens = int(scenes.lengths[rows[0]]) if window == "just enough" else window
-                    masks = torch.full((len(rows), tokens), model.config.mask_id, device=device)
-                    return decode(model, *scenes[rows][:2], masks, rule)
-                texts, iterations, _ = caption(way, scenes, just if window == "just enough" else None)
-                right.setdefault((label, window), []).append((*scenes.grade(texts), iterations))
-    windows, curves, cells = list(dict.fromkeys(window for _, window in right)), {}, []
-    for label, window in right:
-        row = dict(window=window, **figures(label, right[label, window]))
-        at = scenes.response_tokens if window == "just enough" else window
-        rows.append(row)
-        curves.setdefault(label, []).append((at, *(100 * row[k] for k in ("right", "right_low", "right_high")), ""))
-    shares = lambda label, window: columns(right[label, window])[0]
-    cells = [[window, *(in_percent(share_interval(shares(label, window))) for label in plan)] for window in windows]
-    cells.append([f"{windows[-1]} against {trained}, points", *(in_points(gap_interval(shares(label, windows[-1]), shares(label, trained))) for label in plan)])
-    cells.append([f"just enough against {trained}, points", *(in_points(gap_interval(shares(label, "just enough"), shares(label, trained))) for label in plan)])
-    series = [drawing.Series(label, points, True, "random" in label) for label, points in curves.items()]
+                    return decode(model, *scenes[rows][:2], torch.full((len(rows), tokens), model.config.mask_id, device=lab.device), rule)
+                texts, iterations, _ = caption(way, scenes, alike if window == "just enough" else None)
+                grades.setdefault(label, {}).setdefault(window, []).append((*scenes.grade(texts), iterations))
+    rows, series = [], []
+    for label, by_window in grades.items():
+        mine = [dict(window=window, **figures(label, found)) for window, found in by_window.items()]
+        rows += mine
+        series.append(drawing.Series(label, [(scenes.response_tokens if row["window"] == "just enough" else row["window"], *percentages(row), "")
+                                             for row in mine], True, plan[label].padding == "random"))
+    right = {label: {window: columns(found)[0] for window, found in by_window.items()} for label, by_window in grades.items()}
+    windows = list(by_window)
+    cells = [[window, *(in_percent(share_interval(right[label][window])) for label in plan)] for window in windows]
+    cells += [[f"{window} against {trained}: points", *(in_points(gap_interval(right[label][window], right[label][trained])) for label in plan)]
+              for window in ("just enough", 2 * trained)]
     return Finding(table(["window, tokens", *plan], cells), rows,
                    {"length": (series, "window at decoding, tokens", "fully right, %", "Does quality depend on the window?")})
 
@@ -579,45 +591,40 @@ def confident_plan(lab):
     return {"default": lab.default}
 
 
-def confident_claim(lab, plan):
-    rows, by_rule, by_step, by_length, lengths = [], {}, {}, {}, None
+def confident(lab, plan):
+    by_rule, by_step = {}, {}
     for seed in lab.seeds:
         model, scenes = lab.model(lab.default, seed)
-        lengths = scenes.lengths
         for name in CONFIDENT:
             texts, iterations, _ = caption(lambda rows: decode(model, *scenes[rows], resolve(name)), scenes)
             by_rule.setdefault(name, []).append((*scenes.grade(texts), iterations))
         for step in lab.kept(lab.default):
-            by_step.setdefault(step, []).append(lab.grade(lab.default, seed, step))
-    tokens, cells, points = lengths.double().mean().item(), [], {}
+            by_step.setdefault(step - lab.default.ar_steps, []).append(lab.grade(lab.default, seed, step))
+    rows, cells, curves = [], [], {"confident": [], "maskgit": []}
     for name, grades in by_rule.items():
-        row = figures(name, grades)
-        rows.append(row)
-        cells.append([f"`{name}`", in_percent(share_interval(columns(grades)[0])), "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(columns(grades)[2])),
-                      f"{tokens / row['iterations']:.2f}"])
-        points.setdefault(name.split(":")[0], []).append((row["iterations"], *(100 * row[k] for k in ("right", "right_low", "right_high")), name.split(":")[1]))
+        rows.append(row := figures(name, grades))
+        cells.append([f"`{name}`", *right_and_iterations(grades), f"{scenes.response_tokens / row['iterations']:.2f}"])
+        kind, number = name.split(":")
+        curves[kind].append((row["iterations"], *percentages(row), number))
     text = table(["rule", "fully right", "iterations", "response tokens per iteration"], cells)
-    cells, names = [], {step: f"{step - lab.default.ar_steps} diffusion steps" for step in by_step}
-    for step, grades in by_step.items():
-        right, _, iterations = columns(grades)
-        rows.append(dict(step=step, **figures(f"confident:{THRESHOLD}, {names[step]}", grades)))
-        per_length = []
-        for n in lengths.unique().tolist():
-            of_n = (lengths == n).nonzero()[:, 0].tolist()
-            mean, low, high = mean_interval([[one[i] for i in of_n] for one in iterations])
-            by_length.setdefault(names[step], []).append((n, mean, low, high, ""))
-            rows.append(dict(step=step, response_tokens=n, label=f"confident:{THRESHOLD}", iterations=mean, iterations_low=low, iterations_high=high))
-            per_length.append(f"{mean:.2f} ({low:.2f} to {high:.2f})")
-        cells.append([step - lab.default.ar_steps, in_percent(share_interval(right)), f"{tokens / mean_interval(iterations)[0]:.2f}", *per_length])
-    text += f"\n\n`confident:{THRESHOLD}` as training goes on; iterations by response length:\n\n" + table(
-        ["diffusion steps", "fully right", "tokens per iteration", *(f"{n} tokens" for n in lengths.unique().tolist())], cells)
-    third = [(n, n / 3, None, None, "") for n in lengths.unique().tolist()]
+    cells, lengths, by_length = [], scenes.lengths.unique().tolist(), {}
+    for steps, grades in by_step.items():
+        rows.append(row := dict(diffusion_steps=steps, **figures(f"confident:{THRESHOLD}", grades)))
+        for n in lengths:
+            of_n = (scenes.lengths == n).nonzero()[:, 0].tolist()
+            mean, low, high = mean_interval([[iterations[i] for i in of_n] for _, _, iterations in grades])
+            by_length.setdefault(steps, []).append((n, mean, low, high, ""))
+            rows.append(dict(diffusion_steps=steps, label=f"confident:{THRESHOLD}", response_tokens=n, iterations=mean, iterations_low=low, iterations_high=high))
+        cells.append([steps, *right_and_iterations(grades), f"{scenes.response_tokens / row['iterations']:.2f}", *(f"{mean:.2f}" for _, mean, *_ in by_length[steps])])
+    text += f"\n\n`confident:{THRESHOLD}` as training goes on:\n\n" + table(
+        ["diffusion steps", "fully right", "iterations", "response tokens per iteration", *(f"iterations for {n} tokens" for n in lengths)], cells)
+    names = {"confident": "confident, by threshold", "maskgit": "fixed count per iteration"}
+    series = [drawing.Series(f"{steps} diffusion steps", points, True, steps == lab.default.diffusion_steps) for steps, points in by_length.items()]
+    series.append(drawing.Series("response length / 3", [(n, n / 3, None, None, "") for n in lengths], True, False))
     return Finding(text, rows, {
-        "confident": ([drawing.Series({"confident": "confident, by threshold", "maskgit": "fixed count per iteration"}[name], sorted(p), True, name == "confident")
-                       for name, p in points.items()], "iterations per caption", "fully right, %", "Confident decoding against fixed counts"),
-        "confident_length": ([drawing.Series(name, p, True, name == list(by_length)[-1]) for name, p in by_length.items()] +
-                             [drawing.Series("response length / 3", third, True, False)],
-                             "response length, tokens", "iterations", f"Iterations of confident:{THRESHOLD} against response length")})
+        "confident": ([drawing.Series(names[kind], sorted(points), True, kind == "confident") for kind, points in curves.items()],
+                      "iterations per caption", "fully right, %", "Confident decoding against fixed counts"),
+        "confident_length": (series, "response length, tokens", "iterations", f"Iterations of confident:{THRESHOLD} by response length")})
 
 
 def prefill_plan(lab):
@@ -753,17 +760,17 @@ def loss(lab, plan):
     rows, cells, flat = [], [], columns(lab.grades(lab.default))[0]
     for label, made in plan.items():
         grades = lab.grades(made)
-        right, _, iterations = columns(grades)
+        right, _, _ = columns(grades)
+        share, iterations = right_and_iterations(grades)
         rows.append(figures(label, grades))
-        cells.append([label, in_percent(share_interval(right)), "" if made == lab.default else in_points(gap_interval(right, flat)), failed(right),
-                      "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(iterations))])
-    return Finding(table(["loss", "fully right", "against flat, points", f"runs under {FAILED:.0%}", "iterations"], cells), rows)
+        cells.append([label, share, "" if made == lab.default else in_points(gap_interval(right, flat)), failed(right), iterations])
+    return Finding(table(["loss", "fully right", "against flat: points", f"runs under {FAILED:.0%}", "iterations"], cells), rows)
 
 
 CLAIMS = {  # plan, measurement, what it is about
     "recipe": (recipe_plan, recipe, "autoregressive training first, then diffusion"),
     "length": (length_plan, length, "quality against the window length at decoding"),
-    "confident": (confident_plan, confident_claim, "iterations and accuracy of confident decoding"),
+    "confident": (confident_plan, confident, "iterations and accuracy of confident decoding"),
     "prefill": (prefill_plan, prefill, "prefilling: accuracy and wall time"),
     "priors": (priors_plan, priors, "structure priors, and what AR can be asked instead"),
     "loss": (loss_plan, loss, "weightings of the diffusion loss, complementary masks"),
@@ -779,7 +786,7 @@ def claims(args, device):
             plan, measure, about = CLAIMS[name]
             head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} + {lab.default.diffusion_steps} steps "
                     f"by default; {where(device)}.")
-            said = args.out / f"{name}.md"
+            said = lab.out / f"{name}.md"
             if args.command == "all" and not missing[name] and said.exists() and said.read_text().startswith(head):
                 tqdm.write(said.read_text() + "\n")  # an interrupted `all` goes on after the claims that it finished
             else:
@@ -790,13 +797,13 @@ def claims(args, device):
                 finding = measure(lab, plan(lab))
                 text = f"{head} In brackets: 95% intervals (`mean_interval`, `share_interval`).\n\n{finding.text}\n"
                 for picture, (series, *words) in finding.charts.items():
-                    drawing.chart(args.out / f"{picture}.png", series, *words)
+                    drawing.chart(lab.out / f"{picture}.png", series, *words)
                 keys = list(dict.fromkeys(key for row in finding.rows for key in row))
                 lines = io.StringIO()
                 writer = csv.DictWriter(lines, keys, lineterminator="\n")
                 writer.writeheader()
                 writer.writerows(finding.rows)
-                write(args.out / f"{name}.csv", lambda file: file.write(lines.getvalue().encode()))
+                write(lab.out / f"{name}.csv", lambda file: file.write(lines.getvalue().encode()))
                 write(said, lambda file: file.write(text.encode()))
                 tqdm.write(text)
             bar.update()
