@@ -514,18 +514,17 @@ def failed(right):
 
 
 def budgets(lab):
-    """The default recipe at half its steps and at all of them."""
+    """The default recipe, and at half its steps."""
     ar, diffusion = lab.default[:2]
-    return Recipe(ar // 2, diffusion // 2), lab.default
+    return lab.default, Recipe(ar // 2, diffusion // 2)
 
 
 def recipe_plan(lab):
-    """Both budgets by the default split, as pure AR and as pure diffusion; the smaller one split in two more ways."""
+    """Both budgets by the default split, as AR alone and as diffusion alone; the smaller one with half as much AR, too."""
     plan = {}
     for made in budgets(lab):
         ar, steps = made.ar_steps, made.ar_steps + made.diffusion_steps
-        others = () if made == lab.default else ((ar + steps) // 2, ar // 2)
-        for first in sorted({0, ar, steps, *others}, reverse=True):
+        for first in (steps, ar, *([ar // 2] if made != lab.default else []), 0):
             plan[f"{steps} steps, {first} of them AR"] = Recipe(first, steps - first)
     return plan
 
@@ -552,8 +551,8 @@ def recipe(lab, plan):
 
 def length_plan(lab):
     steps = lab.default.ar_steps + lab.default.diffusion_steps
-    kinds = (("pure diffusion", Recipe(0, steps)), ("AR, then diffusion", lab.default))
-    return {f"{name}, {padding} padding": made._replace(padding=padding) for name, made in kinds for padding in ("random", "none")}
+    kinds = (("diffusion alone", Recipe(0, steps)), ("AR, then diffusion", lab.default))
+    return {f"{name}, {'random padding' if padding == 'random' else 'no random padding'}": made._replace(padding=padding) for name, made in kinds for padding in ("random", "none")}
 
 
 def length(lab, plan):
@@ -854,7 +853,8 @@ def parse(argv=None):
             command.add_argument("--repeats", type=positive, default=60, metavar="N", help="captions timed at batch 1 (default: 60)")
             command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding; batch 1 only")
         else:
-            command.add_argument("--scenes", type=positive, default=500, metavar="N", help="held-out scenes (default: 500)")
+            scenes = 500 if name == "rules" else 300
+            command.add_argument("--scenes", type=positive, default=scenes, metavar="N", help=f"held-out scenes (default: {scenes})")
     return parser, parser.parse_args(argv)
 
 

@@ -29,7 +29,7 @@ class Config:
     image_px: int = 48
     patch_px: int = 8        # 2x2 patches merge into one visual token: here 9 visual tokens of 16 x 16 px
     vit_width: int = 128
-    vit_layers: int = 2
+    vit_layers: int = 1
     width: int = 128
     layers: int = 4
     heads: int = 4
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
     def __init__(self, width, heads):
         super().__init__()
-        hidden = 3 * width  # SwiGLU has three matrices: about the cost of the classic two of 4x the width
+        hidden = 2 * width  # three times the width costs more and gains nothing on the toy set
         self.heads = heads
         self.attention_norm = nn.RMSNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
@@ -261,16 +261,16 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
 
 # ---------------------------------------------------------------- schedule
 
-def schedule(step, ar_steps, diffusion_steps, warmup=100, floor=0.05):
+def schedule(step, ar_steps, diffusion_steps, warmup=100):
     """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
 
-    Each phase warms up linearly (over `warmup` steps, at most a fifth of the phase) and falls by a cosine to `floor`."""
+    Each phase warms up linearly (over `warmup` steps, at most a fifth of the phase) and falls linearly to 0."""
     if step < ar_steps:
         phase, at, steps = "ar", step, ar_steps
     else:
         phase, at, steps = "diffusion", step - ar_steps, diffusion_steps
     warm = min(1.0, (at + 1) / min(warmup, max(1, steps // 5)))
-    return phase, warm * (floor + (1 - floor) * (1 + math.cos(math.pi * at / steps)) / 2)
+    return phase, warm * (1 - at / steps)
 
 
 # ---------------------------------------------------------------- decoding (paper: confident, prefilling, structure priors)
