@@ -395,7 +395,8 @@ class Lab:
 
     def missing(self, plan):
         """(recipe, seed) of every model of the plan that must still be trained, the AR phase of each before it."""
-        wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar_steps, 0), recipe) if made.ar_steps + made.diffusion_steps for seed in self.seeds]
+        wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar_steps, 0), recipe)
+                  if made.ar_steps + made.diffusion_steps for seed in self.seeds]
         return [one for one in dict.fromkeys(wanted) if not self.path(*one).exists()]
 
     def train(self, recipe, seed):
@@ -463,6 +464,7 @@ def share_interval(hits):
 
 
 def gap_interval(a, b):
+    """Share a minus share b, of the same seeds and scenes, and its 95% interval."""
     return mean_interval([[x - y for x, y in zip(*pair)] for pair in zip(a, b)])
 
 
@@ -472,6 +474,7 @@ def in_percent(interval):
 
 def in_points(interval):
     return "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in interval))
+
 
 # ---------------------------------------------------------------- the claims: for each a plan (label -> Recipe) and a function
 
@@ -552,7 +555,8 @@ def recipe(lab, plan):
 def length_plan(lab):
     steps = lab.default.ar_steps + lab.default.diffusion_steps
     kinds = (("diffusion alone", Recipe(0, steps)), ("AR, then diffusion", lab.default))
-    return {f"{name}, {'random padding' if padding == 'random' else 'no random padding'}": made._replace(padding=padding) for name, made in kinds for padding in ("random", "none")}
+    paddings = {"random padding": "random", "no random padding": "none"}
+    return {f"{name}, {words}": made._replace(padding=padding) for name, made in kinds for words, padding in paddings.items()}
 
 
 def length(lab, plan):
@@ -613,8 +617,10 @@ def confident(lab, plan):
             of_n = (scenes.lengths == n).nonzero()[:, 0].tolist()
             mean, low, high = mean_interval([[iterations[i] for i in of_n] for _, _, iterations in grades])
             by_length.setdefault(steps, []).append((n, mean, low, high, ""))
-            rows.append(dict(diffusion_steps=steps, label=f"confident:{THRESHOLD}", response_tokens=n, iterations=mean, iterations_low=low, iterations_high=high))
-        cells.append([steps, *right_and_iterations(grades), f"{scenes.response_tokens / row['iterations']:.2f}", *(f"{mean:.2f}" for _, mean, *_ in by_length[steps])])
+            rows.append(dict(diffusion_steps=steps, label=f"confident:{THRESHOLD}", response_tokens=n, iterations=mean,
+                             iterations_low=low, iterations_high=high))
+        cells.append([steps, *right_and_iterations(grades), f"{scenes.response_tokens / row['iterations']:.2f}",
+                      *(f"{mean:.2f}" for _, mean, *_ in by_length[steps])])
     text += f"\n\n`confident:{THRESHOLD}` as training goes on:\n\n" + table(
         ["diffusion steps", "fully right", "iterations", "response tokens per iteration", *(f"iterations for {n} tokens" for n in lengths)], cells)
     names = {"confident": "confident, by threshold", "maskgit": "fixed count per iteration"}
@@ -636,7 +642,9 @@ PREFILLS = {"none": (False, False), "as published": (True, False), "prefix that 
 def prefill(lab, plan):
     rows, cells, rule = [], [], resolve(f"confident:{THRESHOLD}")
     for label, made in plan.items():
-        ways = {name: flags for name, flags in PREFILLS.items() if not (made.prefix_mask and name == "as published")}  # the same there
+        ways = dict(PREFILLS)
+        if made.prefix_mask:
+            del ways["as published"]  # the same as a prefix that never saw the window
         grades, ms = {name: [] for name in ways}, {name: [] for name in ways}
         for seed in lab.seeds:
             model, scenes = lab.model(made, seed)
@@ -652,7 +660,6 @@ def prefill(lab, plan):
             batch = min(BATCH, lab.n_scenes)
             for name, s in timed({name: lambda turn, way=decoding(name): way(slice(0, batch)) for name in ways}, lab.device, 5).items():
                 ms[name].append(1000 * s / batch)
-            model.config.prefix_mask = made.prefix_mask
         none = columns(grades["none"])[0]
         for name in ways:
             right = columns(grades[name])[0]
@@ -727,8 +734,8 @@ def priors(lab, plan):
         (model, scenes), (ar_model, _) = (lab.model(made, seed) for made in plan.values())
         config, rng = model.config, random.Random(0)
         asked = [make_priors(ids, scene, config, scenes.tokenizer, scenes.board, rng) for ids, scene in zip(scenes.responses, scenes.split.scenes)]
-        for name in asked[0] | asked[-1]:
-            rows = torch.tensor([i for i, priors in enumerate(asked) if name in priors])
+        for name in dict.fromkeys(name for of_one in asked for name in of_one):
+            rows = torch.tensor([i for i, of_one in enumerate(asked) if name in of_one])
             mine = [asked[i][name] for i in rows]
             answers = {"diffusion": [], "ar": []}
             for part, some in zip(rows.split(BATCH), torch.stack([prior.window for prior in mine]).split(BATCH)):
@@ -745,9 +752,11 @@ def priors(lab, plan):
         cells.append([name])
         for way in ("diffusion", "ar"):
             kept, right = (share_interval(list(column)) for column in zip(*results[name, way]))
-            rows.append(dict(prior=name, way=way, **{f"{k}{end}": v for k, values in (("kept", kept), ("right", right)) for end, v in zip(("", "_low", "_high"), values)}))
+            rows.append(dict(prior=name, way=way, **dict(zip(("kept", "kept_low", "kept_high"), kept)),
+                             **dict(zip(("right", "right_low", "right_high"), right))))
             cells[-1] += [in_percent(kept), in_percent(right)]
-    return Finding(table(["given", "diffusion: kept", "kept and right", "AR, told what precedes the first blank: kept", "kept and right"], cells), rows)
+    head = ["given", "diffusion: kept", "kept and right", "AR, told what precedes the first blank: kept", "kept and right"]
+    return Finding(table(head, cells), rows)
 
 
 def loss_plan(lab):
@@ -783,8 +792,8 @@ def claims(args, device):
     with tqdm(total=len(set().union(*missing.values())) + len(names), desc="models and claims", disable=None) as bar:
         for name in names:
             plan, measure, about = CLAIMS[name]
-            head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} + {lab.default.diffusion_steps} steps "
-                    f"by default; {where(device)}.")
+            head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} AR + "
+                    f"{lab.default.diffusion_steps} diffusion steps by default; {where(device)}.")
             said = lab.out / f"{name}.md"
             if args.command == "all" and not missing[name] and said.exists() and said.read_text().startswith(head):
                 tqdm.write(said.read_text() + "\n")  # an interrupted `all` goes on after the claims that it finished
@@ -840,8 +849,8 @@ def parse(argv=None):
             command.add_argument("--checkpoint", type=Path, default=SHIPPED, metavar="F", help="default: the weights that come with Mini-Dimple")
             command.add_argument("--ar-checkpoint", type=Path, default=SHIPPED.with_name("ar_phase.pt"), metavar="F", help="likewise")
         if name not in ("rules", "decode", "training"):
-            command.add_argument("--out", type=Path, default=Path("out/claims"), metavar="DIR", help="tables, pictures and models (default: out/claims); "
-                                 "what is there is used again")
+            command.add_argument("--out", type=Path, default=Path("out/claims"), metavar="DIR",
+                                 help="tables, pictures and models (default: out/claims); what is there is used again")
             command.add_argument("--seeds", type=seeds, default=3, metavar="N", help="train with seeds 0 to N - 1 (default: 3)")
             command.add_argument("--quick", action="store_true", help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
         if name == "rules":

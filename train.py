@@ -272,7 +272,8 @@ class Run:
     """One training run: model, optimizers, and what is written to `out`."""
 
     def __init__(self, settings, out, device, state=None, prepared=None):
-        """`state`: what `read_last` gave; `prepared`: what `prepare` gave, for runs that share it. Raises ValueError for bad data, or data that differs from the state's."""
+        """`state`: what `read_last` gave; `prepared`: what `prepare` gave, for runs that share it. Raises ValueError for bad
+        data, or data that differs from the state's."""
         self.settings, self.out, self.device = settings, out, device
         self.train_split, self.test_split, self.tokenizer, config, self.fingerprint = prepared or prepare(settings)
         torch.manual_seed(settings["seed"])
