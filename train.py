@@ -25,7 +25,7 @@ from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
 TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, the same in both phases
-    "tiny": dict(ar_steps=400, diffusion_steps=500, batch_size=64, examples=20_000, muon_lr=0.012, adamw_lr=1e-2),
+    "tiny": dict(ar_steps=400, diffusion_steps=600, batch_size=64, examples=20_000, muon_lr=0.012, adamw_lr=1e-2),
     "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.012, adamw_lr=5e-3),
 }
 THRESHOLD = 0.9         # of confident decoding, in evaluation and in sample.py
@@ -96,7 +96,7 @@ def parse(argv=None):
     parser.add_argument("--preset", choices=PRESETS, help="tiny: 2 CPU cores (default); small: one 8 GB GPU")
     parser.add_argument("--recipe", choices=RECIPES, help="default: ar-then-diffusion; the others get the same number of steps")
     parser.add_argument("--ar-steps", type=count, metavar="N", help="steps of phase 1 (default: 400; small: 2000)")
-    parser.add_argument("--diffusion-steps", type=count, metavar="N", help="steps of phase 2 (default: 500; small: 6000)")
+    parser.add_argument("--diffusion-steps", type=count, metavar="N", help="steps of phase 2 (default: 600; small: 6000)")
     parser.add_argument("--weighting", choices=WEIGHTINGS, help="of the diffusion loss (default: flat); mini_dimple.weigh explains them")
     parser.add_argument("--complementary", action="store_true", help="diffusion: each example twice, with a mask and its complement; half as many")
     parser.add_argument("--padding", choices=PADDINGS, help="diffusion: EOS up to a random window (default), or to the batch's longest response")
