@@ -72,7 +72,7 @@ def test_the_example_folder_is_a_data_folder_of_held_out_scenes():
 
 @pytest.mark.slow
 def test_the_first_command_trains_a_model_that_captions(tmp_path):
-    """About ten minutes: the default run, at least 98% fully right at 4 or more tokens per iteration."""
+    """About five minutes: the default run, at least 98% fully right at 4 or more tokens per iteration."""
     subprocess.run([sys.executable, ROOT / "train.py", "--out", tmp_path / "o", "--device", "cpu"], check=True, stderr=subprocess.DEVNULL)
     result = json.loads((tmp_path / "o" / "result.json").read_text())
     assert result["correct"] >= 0.98 and result["ar_correct"] >= 0.98 and result["count_correct"] >= 0.98
