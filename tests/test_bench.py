@@ -83,6 +83,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "--scenes" in refused(capsys, "rules", "--scenes", 0)
     assert "none.pt" in refused(capsys, "decode", "--checkpoint", "none.pt")
     assert "COMMAND" in refused(capsys)
+    assert "at most 10" in refused(capsys, "recipe", "--seeds", 11) and "1 or more" in refused(capsys, "all", "--seeds", 0)
+    assert str(tmp_path / "file") in refused(capsys, "loss", "--quick", "--out", tmp_path / "file")
     (tmp_path / "bad.py").write_text("def rule(step): return 1 / 0")
     assert "ZeroDivisionError" in refused(capsys, "rules", "--scenes", 2, "--rule", tmp_path / "bad.py", "--picture", tmp_path / "x.png")
 
