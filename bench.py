@@ -6,6 +6,8 @@ import argparse
 import csv
 import dataclasses
 import functools
+import hashlib
+import inspect
 import io
 import json
 import math
@@ -20,6 +22,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+import mini_dimple
 from data import DESCRIBE, Batches, drawing, pad_prompts, pad_responses, toy, write
 from mini_dimple import Config, Dimple, RuleError, checkpoint, decode, decode_ar, load, read_state
 from rules import resolve
@@ -292,7 +295,8 @@ def matrix_rate(device, repeats=10, n=2048):
 
 
 def step_parts(phase, prepared, args, device):
-    """Median seconds of a step and of its parts, as training does it; FLOP of forward and backward; seconds by kind of operation."""
+    """Median seconds of a step's parts, as training does it; median FLOP of its forward and backward passes (on the CPU without
+    attention's, which PyTorch does not count there); the share of each kind of operation in these passes' time."""
     split, _, tokenizer, config, _ = prepared
     training = TRAINING["tiny"]
     torch.manual_seed(0)
@@ -320,16 +324,18 @@ def step_parts(phase, prepared, args, device):
         clocked("forward and backward", lambda: gradient(batch))
         clocked("optimizers", update)
     parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
-    with FlopCounterMode(display=False) as flop:
-        gradient(batch)
-    activity = torch.profiler.ProfilerActivity.CUDA if device.type == "cuda" else torch.profiler.ProfilerActivity.CPU
-    with torch.profiler.profile(activities=[activity]) as profile:
+    flop = []
+    for step in range(3, args.repeats + 3):
+        with FlopCounterMode(display=False) as counter:
+            gradient(batches(step, phase))
+        flop.append(counter.get_total_flops())
+    with torch.profiler.profile() as profile:
         gradient(batch)
     kinds = dict.fromkeys(KINDS, 0.0)
-    for event in profile.key_averages():
+    for event in filter(lambda event: event.key.startswith("aten::"), profile.key_averages()):
         kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
         kinds[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-    return parts, flop.get_total_flops(), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
+    return parts, statistics.median(flop), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
 
 
 def training_speed(args, device):
@@ -352,7 +358,14 @@ def training_speed(args, device):
 
 # ---------------------------------------------------------------- claims: the models they need, and intervals
 
+TRAINED_BY = (Config, mini_dimple.Block, mini_dimple.ViT, mini_dimple.Projector, Dimple, mini_dimple.rotary_table, mini_dimple.rotate,
+              mini_dimple.token_nll, mini_dimple.ar_loss, mini_dimple.draw_t, mini_dimple.forward_process, mini_dimple.weigh,
+              mini_dimple.diffusion_loss, mini_dimple.schedule, Batches, make_optimizers, phase_loss, Run.train)  # a change trains anew
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5% point, 1 to 9 degrees of freedom
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 class Recipe(NamedTuple):
@@ -374,6 +387,7 @@ class Lab:
         self.n_scenes = 8 if args.quick else args.scenes
         self.default = Recipe(4, 8) if args.quick else Recipe(TRAINING["tiny"]["ar_steps"], TRAINING["tiny"]["diffusion_steps"])
         self.prepared = functools.lru_cache(lambda seed: prepare(self.settings(self.default, seed)))
+        self.trained_by = "".join(map(inspect.getsource, TRAINED_BY)) + device.type
         self.graded, self.scenes = {}, {}
 
     def settings(self, recipe, seed):
@@ -383,7 +397,7 @@ class Lab:
 
     def folder(self, recipe, seed):
         words = [f"{name}_{value}" for name, value in recipe._asdict().items() if value != Recipe._field_defaults.get(name)]
-        return self.out / "models" / "-".join([*words, f"seed_{seed}", self.prepared(seed)[-1][:8]])
+        return self.out / "models" / "-".join([*words, f"seed_{seed}", digest(self.trained_by + self.prepared(seed)[-1])])
 
     def kept(self, recipe):
         """At which steps the weights are kept: of the default recipe at each quarter of the diffusion phase, of others at the end."""
@@ -397,7 +411,11 @@ class Lab:
         """(recipe, seed) of every model of the plan that must still be trained, the AR phase of each before it."""
         wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar_steps, 0), recipe)
                   if made.ar_steps + made.diffusion_steps for seed in self.seeds]
-        return [one for one in dict.fromkeys(wanted) if not self.path(*one).exists()]
+        return [one for one in dict.fromkeys(wanted) if not self.complete(*one)]
+
+    def complete(self, recipe, seed):
+        """Trained; and an AR phase can be gone on from."""
+        return self.path(recipe, seed).exists() and bool(recipe.diffusion_steps or (self.folder(recipe, seed) / "last.pt").exists())
 
     def train(self, recipe, seed):
         """Train a model, or go on where an earlier call was interrupted; `missing` before it are there.
@@ -413,7 +431,10 @@ class Lab:
         run.model.config.phase = "diffusion" if recipe.diffusion_steps else "ar"
         for step in self.kept(recipe):
             if step >= run.step:
-                run.train(step)
+                try:
+                    run.train(step)
+                except NotFinite as error:
+                    raise NotFinite(f"{folder}: {error}; delete this folder to train it again") from error
                 write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
         if recipe.diffusion_steps:
             last.unlink()
@@ -427,7 +448,7 @@ class Lab:
 
     def grade(self, recipe, seed, step=None):
         """A model's captions, decoded as usual: right, well formed, iterations, one of each per scene. Measured once."""
-        key = recipe, seed, step
+        key = recipe, seed, step or recipe.ar_steps + recipe.diffusion_steps
         if key not in self.graded:
             model, scenes = self.model(*key)
             texts, iterations, _ = caption(default_way(model, scenes), scenes)
@@ -464,8 +485,13 @@ def share_interval(hits):
 
 
 def gap_interval(a, b):
-    """Share a minus share b, of the same seeds and scenes, and its 95% interval."""
-    return mean_interval([[x - y for x, y in zip(*pair)] for pair in zip(a, b)])
+    """Share a minus share b, of the same seeds and scenes, and its 95% interval: as `mean_interval`, but over scenes Agresti and
+    Min's, which adds half a scene to each of the four outcomes of a pair: no difference seen is no proof of none."""
+    differences = [[x - y for x, y in zip(*pair)] for pair in zip(a, b)]
+    gap, low, high = mean_interval(differences)
+    scenes = torch.tensor(differences, dtype=torch.float64).mean(0)
+    half = max((high - low) / 2, 1.96 * math.sqrt(((scenes - gap) ** 2).sum().item() + 1) / (len(scenes) + 2))
+    return gap, gap - half, gap + half
 
 
 def in_percent(interval):
@@ -532,7 +558,7 @@ def recipe_plan(lab):
     return plan
 
 
-def recipe(lab, plan):
+def measure_recipe(lab, plan):
     rows, cells, right, curves = [], [], {}, {}
     for label, made in plan.items():
         grades, steps = lab.grades(made), made.ar_steps + made.diffusion_steps
@@ -552,6 +578,9 @@ def recipe(lab, plan):
     return Finding(text, rows, {"recipe": (series, "share of the steps that are autoregressive, %", "fully right, %", "How to split the budget")})
 
 
+JUST = "just enough"  # each response's own length: it also tells how many objects there are
+
+
 def length_plan(lab):
     steps = lab.default.ar_steps + lab.default.diffusion_steps
     kinds = (("diffusion alone", Recipe(0, steps)), ("AR, then diffusion", lab.default))
@@ -559,30 +588,31 @@ def length_plan(lab):
     return {f"{name}, {words}": made._replace(padding=padding) for name, made in kinds for words, padding in paddings.items()}
 
 
-def length(lab, plan):
+def measure_length(lab, plan):
     grades, rule = {}, resolve(f"confident:{THRESHOLD}")
     for label, made in plan.items():
         for seed in lab.seeds:
             model, scenes = lab.model(made, seed)
             longest, trained = int(scenes.lengths.max()), model.config.window
             alike = [part for n in scenes.lengths.unique() for part in (scenes.lengths == n).nonzero()[:, 0].split(BATCH)]
-            for window in ("just enough", longest, trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
+            for window in (JUST, longest, (longest + trained) // 2, trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
                 def way(rows):
-                    tokens = int(scenes.lengths[rows[0]]) if window == "just enough" else window
+                    tokens = int(scenes.lengths[rows[0]]) if window == JUST else window
                     return decode(model, *scenes[rows][:2], torch.full((len(rows), tokens), model.config.mask_id, device=lab.device), rule)
-                texts, iterations, _ = caption(way, scenes, alike if window == "just enough" else None)
+                texts, iterations, _ = caption(way, scenes, alike if window == JUST else None)
                 grades.setdefault(label, {}).setdefault(window, []).append((*scenes.grade(texts), iterations))
     rows, series = [], []
     for label, by_window in grades.items():
         mine = [dict(window=window, **figures(label, found)) for window, found in by_window.items()]
         rows += mine
-        series.append(drawing.Series(label, [(scenes.response_tokens if row["window"] == "just enough" else row["window"], *percentages(row), "")
+        series.append(drawing.Series(label, [(scenes.response_tokens if row["window"] == JUST else row["window"], *percentages(row), "")
                                              for row in mine], True, plan[label].padding == "random"))
     right = {label: {window: columns(found)[0] for window, found in by_window.items()} for label, by_window in grades.items()}
-    windows = list(by_window)
-    cells = [[window, *(in_percent(share_interval(right[label][window])) for label in plan)] for window in windows]
-    cells += [[f"{window} against {trained}: points", *(in_points(gap_interval(right[label][window], right[label][trained])) for label in plan)]
-              for window in ("just enough", 2 * trained)]
+    windows = list(next(iter(right.values())))
+    words = {trained: f"{trained}, the longest trained"}
+    cells = [[words.get(window, window), *(in_percent(share_interval(right[label][window])) for label in plan)] for window in windows]
+    cells += [[f"{window} against {longest}: points", *(in_points(gap_interval(right[label][window], right[label][longest])) for label in plan)]
+              for window in (JUST, trained, 2 * trained)]
     return Finding(table(["window, tokens", *plan], cells), rows,
                    {"length": (series, "window at decoding, tokens", "fully right, %", "Does quality depend on the window?")})
 
@@ -594,7 +624,7 @@ def confident_plan(lab):
     return {"default": lab.default}
 
 
-def confident(lab, plan):
+def measure_confident(lab, plan):
     by_rule, by_step = {}, {}
     for seed in lab.seeds:
         model, scenes = lab.model(lab.default, seed)
@@ -603,13 +633,14 @@ def confident(lab, plan):
             by_rule.setdefault(name, []).append((*scenes.grade(texts), iterations))
         for step in lab.kept(lab.default):
             by_step.setdefault(step - lab.default.ar_steps, []).append(lab.grade(lab.default, seed, step))
-    rows, cells, curves = [], [], {"confident": [], "maskgit": []}
+    rows, cells, curves, one_by_one = [], [], {"confident": [], "maskgit": []}, columns(by_rule["maskgit:1"])[0]
     for name, grades in by_rule.items():
         rows.append(row := figures(name, grades))
-        cells.append([f"`{name}`", *right_and_iterations(grades), f"{scenes.response_tokens / row['iterations']:.2f}"])
+        cells.append([f"`{name}`", *right_and_iterations(grades), in_points(gap_interval(columns(grades)[0], one_by_one)),
+                      f"{scenes.response_tokens / row['iterations']:.2f}"])
         kind, number = name.split(":")
         curves[kind].append((row["iterations"], *percentages(row), number))
-    text = table(["rule", "fully right", "iterations", "response tokens per iteration"], cells)
+    text = table(["rule", "fully right", "iterations", "against one per iteration: points", "response tokens per iteration"], cells)
     cells, lengths, by_length = [], scenes.lengths.unique().tolist(), {}
     for steps, grades in by_step.items():
         rows.append(row := dict(diffusion_steps=steps, **figures(f"confident:{THRESHOLD}", grades)))
@@ -639,8 +670,8 @@ def prefill_plan(lab):
 PREFILLS = {"none": (False, False), "as published": (True, False), "prefix that never saw the window": (True, True)}  # prefill, prefix_mask
 
 
-def prefill(lab, plan):
-    rows, cells, rule = [], [], resolve(f"confident:{THRESHOLD}")
+def measure_prefill(lab, plan):
+    rows, cells, none, batch, rule = [], [], None, min(BATCH, lab.n_scenes), resolve(f"confident:{THRESHOLD}")
     for label, made in plan.items():
         ways = dict(PREFILLS)
         if made.prefix_mask:
@@ -657,19 +688,18 @@ def prefill(lab, plan):
             for name in ways:
                 texts, iterations, _ = caption(decoding(name), scenes)
                 grades[name].append((*scenes.grade(texts), iterations))
-            batch = min(BATCH, lab.n_scenes)
             for name, s in timed({name: lambda turn, way=decoding(name): way(slice(0, batch)) for name in ways}, lab.device, 5).items():
                 ms[name].append(1000 * s / batch)
-        none = columns(grades["none"])[0]
+        none = none or columns(grades["none"])[0]  # of the first model, the one with full attention
         for name in ways:
             right = columns(grades[name])[0]
             row = dict(trained=label, **figures(name, grades[name]), ms_per_caption=statistics.median(ms[name]),
                        time_ratio=statistics.median(a / b for a, b in zip(ms["none"], ms[name])))
             rows.append(row)
-            cells.append([label, name, in_percent(share_interval(right)), "" if name == "none" else in_points(gap_interval(right, none)),
+            cells.append([label, name, in_percent(share_interval(right)), in_points(gap_interval(right, none)) if cells else "",
                           f"{row['iterations']:.2f}", f"{row['ms_per_caption']:.2f}", f"{row['time_ratio']:.2f}"])
-    return Finding(table(["trained with", "prefilling", "fully right", "against none, points", "iterations", f"ms per caption, batch {BATCH}",
-                          "times as fast"], cells), rows)
+    return Finding(table(["trained with", "prefilling", "fully right", "against the first row: points", "iterations",
+                          f"ms per caption, batch {batch}", "times as fast as none"], cells), rows)
 
 
 def priors_plan(lab):
@@ -728,7 +758,7 @@ def follow(tokens, prior, tokenizer, board, config):
     return kept, kept and whole and right
 
 
-def priors(lab, plan):
+def measure_priors(lab, plan):
     rule, results = resolve(f"confident:{THRESHOLD}"), {}
     for seed in lab.seeds:
         (model, scenes), (ar_model, _) = (lab.model(made, seed) for made in plan.values())
@@ -755,7 +785,7 @@ def priors(lab, plan):
             rows.append(dict(prior=name, way=way, **dict(zip(("kept", "kept_low", "kept_high"), kept)),
                              **dict(zip(("right", "right_low", "right_high"), right))))
             cells[-1] += [in_percent(kept), in_percent(right)]
-    head = ["given", "diffusion: kept", "kept and right", "AR, told what precedes the first blank: kept", "kept and right"]
+    head = ["given", "diffusion: kept (always, by construction)", "kept and right", "AR, told what precedes the first blank: kept", "kept and right"]
     return Finding(table(head, cells), rows)
 
 
@@ -764,7 +794,7 @@ def loss_plan(lab):
             "flat, complementary masks": lab.default._replace(complementary=True)}
 
 
-def loss(lab, plan):
+def measure_loss(lab, plan):
     rows, cells, flat = [], [], columns(lab.grades(lab.default))[0]
     for label, made in plan.items():
         grades = lab.grades(made)
@@ -776,18 +806,20 @@ def loss(lab, plan):
 
 
 CLAIMS = {  # plan, measurement, what it is about
-    "recipe": (recipe_plan, recipe, "autoregressive training first, then diffusion"),
-    "length": (length_plan, length, "quality against the window length at decoding"),
-    "confident": (confident_plan, confident, "iterations and accuracy of confident decoding"),
-    "prefill": (prefill_plan, prefill, "prefilling: accuracy and wall time"),
-    "priors": (priors_plan, priors, "structure priors, and what AR can be asked instead"),
-    "loss": (loss_plan, loss, "weightings of the diffusion loss, complementary masks"),
+    "recipe": (recipe_plan, measure_recipe, "autoregressive training first, then diffusion"),
+    "length": (length_plan, measure_length, "quality against the window length at decoding"),
+    "confident": (confident_plan, measure_confident, "iterations and accuracy of confident decoding"),
+    "prefill": (prefill_plan, measure_prefill, "prefilling: accuracy and wall time"),
+    "priors": (priors_plan, measure_priors, "structure priors, and what AR can be asked instead"),
+    "loss": (loss_plan, measure_loss, "weightings of the diffusion loss, complementary masks"),
 }
 
 
 def claims(args, device):
     names = list(CLAIMS) if args.command == "all" else [args.command]
-    lab = Lab(args, device)
+    lab, root = Lab(args, device), Path(__file__).parent
+    sources = sorted(path for folder in (".", "data", "rules") for path in (root / folder).glob("*.py"))
+    mark = f"<!-- {digest(''.join(path.read_text() for path in sources))} -->"  # of all code: after any change tables are measured anew
     missing = {name: lab.missing(CLAIMS[name][0](lab)) for name in names}
     with tqdm(total=len(set().union(*missing.values())) + len(names), desc="models and claims", disable=None) as bar:
         for name in names:
@@ -795,15 +827,15 @@ def claims(args, device):
             head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} AR + "
                     f"{lab.default.diffusion_steps} diffusion steps by default; {where(device)}.")
             said = lab.out / f"{name}.md"
-            if args.command == "all" and not missing[name] and said.exists() and said.read_text().startswith(head):
+            if args.command == "all" and said.exists() and said.read_text().startswith(head) and said.read_text().endswith(mark):
                 tqdm.write(said.read_text() + "\n")  # an interrupted `all` goes on after the claims that it finished
             else:
                 for made, seed in missing[name]:
-                    if not lab.path(made, seed).exists():  # no claim before it trained it
+                    if not lab.complete(made, seed):  # no claim before it trained it
                         lab.train(made, seed)
                         bar.update()
                 finding = measure(lab, plan(lab))
-                text = f"{head} In brackets: 95% intervals (`mean_interval`, `share_interval`).\n\n{finding.text}\n"
+                text = f"{head} In brackets: 95% intervals (`mean_interval`, `share_interval`).\n\n{finding.text}\n\n{mark}"
                 for picture, (series, *words) in finding.charts.items():
                     drawing.chart(lab.out / f"{picture}.png", series, *words)
                 keys = list(dict.fromkeys(key for row in finding.rows for key in row))
@@ -871,7 +903,7 @@ def main(argv=None):
     parser, args = parse(argv)
     sys.stdout.reconfigure(errors="replace")  # the table's marks may be more than this terminal can show
     try:
-        with parser.reporting(ValueError, OSError, RuleError, NotFinite):
+        with parser.reporting(ValueError, OSError, RuleError, NotFinite, torch.OutOfMemoryError):
             device = pick_device(args.device)
             if args.command in (*CLAIMS, "all"):
                 return claims(args, device)
@@ -883,7 +915,7 @@ def main(argv=None):
             if args.json:
                 args.json.write_text(json.dumps(figures, indent=1) + "\n")
     except KeyboardInterrupt:
-        going_on = "; the same command goes on from here" if args.command in (*CLAIMS, "all") else ""
+        going_on = "; the same command goes on with what is trained" if args.command in (*CLAIMS, "all") else ""
         print(f"\n{parser.prog}: stopped{going_on}", file=sys.stderr)
         raise SystemExit(130) from None
 

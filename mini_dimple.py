@@ -42,7 +42,7 @@ class Config:
 
 
 PRESETS = {
-    "tiny": {},  # 1.5 M parameters, for 2 CPU cores
+    "tiny": {},  # 1 M parameters, for 2 CPU cores
     "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=8, window=144),  # one 8 GB GPU
 }
 
@@ -175,10 +175,10 @@ class Dimple(nn.Module):
         """Logits (B, W, vocab) for the response (B, W), and the cache.
 
         Token shift: the state at position i scores token i + 1, in both phases, so that what phase 1 learnt carries
-        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position."""
+        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position. With the config's `prefix_mask`, what precedes it sees itself alone."""
         W = response.shape[1]
         if self.config.prefix_mask and not causal and past is None:
-            _, past = self.transformer(prefix[:, :-1], causal)  # a pass of its own: it sees itself alone
+            _, past = self.transformer(prefix[:, :-1], causal)
             prefix = prefix[:, -1:]
         hidden, cache = self.transformer(torch.cat([prefix, self.embedding(response)], dim=1), causal, past)
         return self.head(hidden[:, -W - 1:-1]), cache

@@ -100,7 +100,7 @@ def parse(argv=None):
     parser.add_argument("--weighting", choices=WEIGHTINGS, help="of the diffusion loss (default: flat); mini_dimple.weigh explains them")
     parser.add_argument("--complementary", action="store_true", help="diffusion: each example twice, with a mask and its complement; half as many")
     parser.add_argument("--padding", choices=PADDINGS, help="diffusion: EOS up to a random window (default), or to the batch's longest response")
-    parser.add_argument("--prefix-mask", action="store_true", help="diffusion: image and prompt cannot see the response")
+    parser.add_argument("--prefix-mask", action="store_true", help="diffusion: what precedes the last prompt token cannot see the response")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
     parser.add_argument("--holdout", type=share, metavar="F", help="share of your pictures held out (default: 0.1; 0 for none)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto, which is cuda where there is one")
@@ -242,6 +242,7 @@ class NotFinite(Exception):
 
 
 def phase_loss(model, batch, phase, generator, weighting="flat", complementary=False):
+    """The loss of a batch (images, prompt, response) in a phase: a scalar, nats per token. The options are `diffusion_loss`'s."""
     if phase == "ar":
         return ar_loss(model, *batch)
     return diffusion_loss(model, *batch, weighting, complementary, generator)
