@@ -491,7 +491,7 @@ def gap_interval(a, b):
     gap, low, high = mean_interval(differences)
     scenes = torch.tensor(differences, dtype=torch.float64).mean(0)
     half = max((high - low) / 2, 1.96 * math.sqrt(((scenes - gap) ** 2).sum().item() + 1) / (len(scenes) + 2))
-    return gap, gap - half, gap + half
+    return gap, max(-1.0, gap - half), min(1.0, gap + half)
 
 
 def in_percent(interval):

@@ -170,6 +170,7 @@ def test_intervals_cover_what_they_should():
     assert bench.mean_interval([[1.0, 2.0, 3.0]] * 2)[0] == 2
     low, high = bench.gap_interval([[1, 0, 1, 1]] * 3, [[1, 0, 1, 0]] * 3)[1:]
     assert low < 0.25 < high
+    assert bench.gap_interval([[0] * 9] * 2 + [[1] * 9], [[1] * 9] * 3)[1] == -1, "no share is below 0"
     gap, low, high = bench.gap_interval([[1, 0] * 50] * 3, [[1, 0] * 50] * 3)
     assert gap == 0 and low == -high and 0.01 < high < 0.03, "no difference seen is no proof of none"
 
