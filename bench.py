@@ -106,6 +106,12 @@ def caption(way, scenes, chunks=None):
     return texts, iterations, now(device) - start
 
 
+def graded(way, scenes, chunks=None):
+    """`caption`, and what its captions are worth: right, well formed, iterations, lists with one of each per scene."""
+    texts, iterations, _ = caption(way, scenes, chunks)
+    return *scenes.grade(texts), iterations
+
+
 # ---------------------------------------------------------------- rules: the leaderboard
 
 FIXED = ("maskgit", "entropy", "margin", "left_to_right", "random_order")
@@ -284,8 +290,7 @@ def decode_speed(args, device):
 
 # ---------------------------------------------------------------- training: ms per step, and where they go
 
-KINDS = {"matrix products": ("mm", "addmm", "bmm"), "attention": ("attention",),  # parts of an operation's name, the first kind that fits
-         "elementwise, norms, softmax, copies": ("",)}
+KINDS = {"matrix products": "mm", "attention": "attention", "elementwise, norms, softmax, copies": ""}  # part of an operation's name; the first fits
 
 
 def matrix_rate(device, repeats=10, n=2048):
@@ -333,7 +338,7 @@ def step_parts(phase, prepared, args, device):
         gradient(batch)
     kinds = dict.fromkeys(KINDS, 0.0)
     for event in filter(lambda event: event.key.startswith("aten::"), profile.key_averages()):
-        kind = next(kind for kind, names in KINDS.items() if any(name in event.key for name in names))
+        kind = next(kind for kind, part in KINDS.items() if part in event.key)
         kinds[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
     return parts, statistics.median(flop), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
 
@@ -377,6 +382,10 @@ class Recipe(NamedTuple):
     padding: str = "random"
     prefix_mask: bool = False
 
+    @property
+    def steps(self):
+        return self.ar_steps + self.diffusion_steps
+
 
 class Lab:
     """The models that the claims share, trained where they are missing, and the scenes they are measured on."""
@@ -401,16 +410,16 @@ class Lab:
 
     def kept(self, recipe):
         """At which steps the weights are kept: of the default recipe at each quarter of the diffusion phase, of others at the end."""
-        end = recipe.ar_steps + recipe.diffusion_steps
-        return [recipe.ar_steps + recipe.diffusion_steps * quarter // 4 for quarter in (1, 2, 3, 4)] if recipe == self.default else [end]
+        quarters = [recipe.ar_steps + recipe.diffusion_steps * quarter // 4 for quarter in (1, 2, 3, 4)]
+        return quarters if recipe == self.default else [recipe.steps]
 
     def path(self, recipe, seed, step=None):
-        return self.folder(recipe, seed) / f"step_{step or recipe.ar_steps + recipe.diffusion_steps}.pt"
+        return self.folder(recipe, seed) / f"step_{step or recipe.steps}.pt"
 
     def missing(self, plan):
         """(recipe, seed) of every model of the plan that must still be trained, the AR phase of each before it."""
         wanted = [(made, seed) for recipe in plan.values() for made in (Recipe(recipe.ar_steps, 0), recipe)
-                  if made.ar_steps + made.diffusion_steps for seed in self.seeds]
+                  if made.steps for seed in self.seeds]
         return [one for one in dict.fromkeys(wanted) if not self.complete(*one)]
 
     def complete(self, recipe, seed):
@@ -448,11 +457,10 @@ class Lab:
 
     def grade(self, recipe, seed, step=None):
         """A model's captions, decoded as usual: right, well formed, iterations, one of each per scene. Measured once."""
-        key = recipe, seed, step or recipe.ar_steps + recipe.diffusion_steps
+        key = recipe, seed, step or recipe.steps
         if key not in self.graded:
             model, scenes = self.model(*key)
-            texts, iterations, _ = caption(default_way(model, scenes), scenes)
-            self.graded[key] = *scenes.grade(texts), iterations
+            self.graded[key] = graded(default_way(model, scenes), scenes)
         return self.graded[key]
 
     def grades(self, recipe):
@@ -552,7 +560,7 @@ def recipe_plan(lab):
     """Both budgets by the default split, as AR alone and as diffusion alone; the smaller one with half as much AR, too."""
     plan = {}
     for made in budgets(lab):
-        ar, steps = made.ar_steps, made.ar_steps + made.diffusion_steps
+        ar, steps = made.ar_steps, made.steps
         for first in (steps, ar, *([ar // 2] if made != lab.default else []), 0):
             plan[f"{steps} steps, {first} of them AR"] = Recipe(first, steps - first)
     return plan
@@ -561,7 +569,7 @@ def recipe_plan(lab):
 def measure_recipe(lab, plan):
     rows, cells, right, curves = [], [], {}, {}
     for label, made in plan.items():
-        grades, steps = lab.grades(made), made.ar_steps + made.diffusion_steps
+        grades, steps = lab.grades(made), made.steps
         right[made], formed, iterations = columns(grades)
         row = dict(steps=steps, ar_steps=made.ar_steps, **figures(label, grades), failed=failed(right[made]))
         rows.append(row)
@@ -569,8 +577,8 @@ def measure_recipe(lab, plan):
         kind = "AR alone, greedy" if not made.diffusion_steps else "AR, then diffusion" if made.ar_steps else "diffusion alone"
         cells.append([steps, kind, made.ar_steps, in_percent(share_interval(right[made])), in_percent(share_interval(formed)),
                       failed(right[made]), f"{row['iterations']:.2f}"])
-    gaps = [[sum(made[:2]), name, in_points(gap_interval(right[made], right[other]))] for made in budgets(lab)
-            for name, other in (("diffusion alone", Recipe(0, sum(made[:2]))), ("AR alone", Recipe(sum(made[:2]), 0)))]
+    gaps = [[made.steps, name, in_points(gap_interval(right[made], right[other]))] for made in budgets(lab)
+            for name, other in (("diffusion alone", Recipe(0, made.steps)), ("AR alone", Recipe(made.steps, 0)))]
     text = "\n\n".join([
         table(["steps", "recipe", "of them AR", "fully right", "well formed", f"runs under {FAILED:.0%}", "iterations"], cells),
         table(["steps", "AR, then diffusion, against", "points fully right"], gaps)])
@@ -582,8 +590,7 @@ JUST = "just enough"  # each response's own length: it also tells how many objec
 
 
 def length_plan(lab):
-    steps = lab.default.ar_steps + lab.default.diffusion_steps
-    kinds = (("diffusion alone", Recipe(0, steps)), ("AR, then diffusion", lab.default))
+    kinds = (("diffusion alone", Recipe(0, lab.default.steps)), ("AR, then diffusion", lab.default))
     paddings = {"random padding": "random", "no random padding": "none"}
     return {f"{name}, {words}": made._replace(padding=padding) for name, made in kinds for words, padding in paddings.items()}
 
@@ -599,8 +606,7 @@ def measure_length(lab, plan):
                 def way(rows):
                     tokens = int(scenes.lengths[rows[0]]) if window == JUST else window
                     return decode(model, *scenes[rows][:2], torch.full((len(rows), tokens), model.config.mask_id, device=lab.device), rule)
-                texts, iterations, _ = caption(way, scenes, alike if window == JUST else None)
-                grades.setdefault(label, {}).setdefault(window, []).append((*scenes.grade(texts), iterations))
+                grades.setdefault(label, {}).setdefault(window, []).append(graded(way, scenes, alike if window == JUST else None))
     rows, series = [], []
     for label, by_window in grades.items():
         mine = [dict(window=window, **figures(label, found)) for window, found in by_window.items()]
@@ -629,8 +635,7 @@ def measure_confident(lab, plan):
     for seed in lab.seeds:
         model, scenes = lab.model(lab.default, seed)
         for name in CONFIDENT:
-            texts, iterations, _ = caption(lambda rows: decode(model, *scenes[rows], resolve(name)), scenes)
-            by_rule.setdefault(name, []).append((*scenes.grade(texts), iterations))
+            by_rule.setdefault(name, []).append(graded(lambda rows: decode(model, *scenes[rows], resolve(name)), scenes))
         for step in lab.kept(lab.default):
             by_step.setdefault(step - lab.default.ar_steps, []).append(lab.grade(lab.default, seed, step))
     rows, cells, curves, one_by_one = [], [], {"confident": [], "maskgit": []}, columns(by_rule["maskgit:1"])[0]
@@ -686,8 +691,7 @@ def measure_prefill(lab, plan):
                     return decode(model, *scenes[rows], rule, prefill=ways[name][0])
                 return way
             for name in ways:
-                texts, iterations, _ = caption(decoding(name), scenes)
-                grades[name].append((*scenes.grade(texts), iterations))
+                grades[name].append(graded(decoding(name), scenes))
             for name, s in timed({name: lambda turn, way=decoding(name): way(slice(0, batch)) for name in ways}, lab.device, 5).items():
                 ms[name].append(1000 * s / batch)
         none = none or columns(grades["none"])[0]  # of the first model, the one with full attention
@@ -819,7 +823,7 @@ def claims(args, device):
     names = list(CLAIMS) if args.command == "all" else [args.command]
     lab, root = Lab(args, device), Path(__file__).parent
     sources = sorted(path for folder in (".", "data", "rules") for path in (root / folder).glob("*.py"))
-    mark = f"<!-- {digest(''.join(path.read_text() for path in sources))} -->"  # of all code: after any change tables are measured anew
+    mark = f"<!-- {digest(''.join(path.read_text('utf-8') for path in sources))} -->"  # of all code: after any change tables are measured anew
     missing = {name: lab.missing(CLAIMS[name][0](lab)) for name in names}
     with tqdm(total=len(set().union(*missing.values())) + len(names), desc="models and claims", disable=None) as bar:
         for name in names:
@@ -827,8 +831,9 @@ def claims(args, device):
             head = (f"**{name}**: {about}. Seeds 0 to {lab.seeds[-1]}, {lab.n_scenes} held-out scenes, {lab.default.ar_steps} AR + "
                     f"{lab.default.diffusion_steps} diffusion steps by default; {where(device)}.")
             said = lab.out / f"{name}.md"
-            if args.command == "all" and said.exists() and said.read_text().startswith(head) and said.read_text().endswith(mark):
-                tqdm.write(said.read_text() + "\n")  # an interrupted `all` goes on after the claims that it finished
+            before = said.read_text("utf-8") if said.exists() else ""
+            if args.command == "all" and before.startswith(head) and before.endswith(mark):
+                tqdm.write(before + "\n")  # an interrupted `all` goes on after the claims that it finished
             else:
                 for made, seed in missing[name]:
                     if not lab.complete(made, seed):  # no claim before it trained it

@@ -175,7 +175,8 @@ class Dimple(nn.Module):
         """Logits (B, W, vocab) for the response (B, W), and the cache.
 
         Token shift: the state at position i scores token i + 1, in both phases, so that what phase 1 learnt carries
-        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position. With the config's `prefix_mask`, what precedes it sees itself alone."""
+        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position.
+        With the config's `prefix_mask`, what precedes that position sees itself alone."""
         W = response.shape[1]
         if self.config.prefix_mask and not causal and past is None:
             _, past = self.transformer(prefix[:, :-1], causal)
