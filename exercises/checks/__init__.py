@@ -1,0 +1,106 @@
+"""What the checkers share: the shipped weights, a few held-out scenes, a watch on the model, and failing with a lesson.
+
+A checker is a few functions check_...(solution), made into one test by `exercise`; the exercise imports that test in its last
+line, and `solution` is the module that did so."""
+import functools
+import traceback
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+import bench
+from mini_dimple import RuleError, load
+
+CPU = torch.device("cpu")
+DATA = Path(__file__).parents[2] / "data"
+
+
+def teach(right, lesson):
+    """Fail with the lesson alone, no traceback, unless `right`."""
+    if not right:
+        raise pytest.fail.Exception("\n" + lesson, pytrace=False) from None
+
+
+def exercise(*checks):
+    """-> a test: the checks in turn, the first failure ends it. An exception in the student's code is shown with the student's line alone."""
+    def test_exercise(request):
+        solution = request.module
+        try:
+            for check in checks:
+                check(solution)
+        except Exception as error:
+            if isinstance(error, RuleError) and error.__cause__:
+                error = error.__cause__
+            own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == solution.__file__]
+            if not own and not isinstance(error, RuleError):
+                raise  # not the student's doing
+            if isinstance(error, NotImplementedError):
+                teach(False, f"{own[-1].name} is not written yet.")
+            line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""
+            teach(False, f"{line}{type(error).__name__}: {error}")
+    return test_exercise
+
+
+def teach_tensor(value, shape, dtype, what):
+    """Fail unless `value` is a tensor of this shape and dtype; `what` names it."""
+    teach(isinstance(value, torch.Tensor), f"{what} must be a tensor of shape {shape}, not {type(value).__name__}. "
+          "Does your function return it?")
+    teach(tuple(value.shape) == tuple(shape), f"{what} has shape {tuple(value.shape)}; it must be {tuple(shape)}.")
+    teach(value.dtype == dtype, f"{what} has dtype {value.dtype}; it must be {dtype}.")
+
+
+@functools.cache
+def shipped(phase="diffusion"):
+    """-> model, tokenizer of the weights that come with the repository, of either phase."""
+    return load(DATA / {"diffusion": "mini_dimple.pt", "ar": "ar_phase.pt"}[phase], CPU)
+
+
+@functools.cache
+def scenes(n):
+    """n held-out scenes: images, prompts, windows of masks, right responses, and a grader (`bench.Scenes`)."""
+    return bench.Scenes(*shipped(), n, CPU)
+
+
+def prefix_of(rows):
+    """-> embeddings of [visual tokens][prompt] of the scenes' first `rows`, (rows, V + P, D)."""
+    model, _ = shipped()
+    with torch.no_grad():
+        return model.prefix(*scenes(rows)[:rows][:2])
+
+
+class Pass:
+    """One pass of the model over one example, as `watched` saw it."""
+
+    def __init__(self, window, probs):
+        self.window = window  # (W,) ids that went in
+        self.probs = probs    # (W, vocab), [MASK] excluded
+
+
+@contextmanager
+def watched(model, images, prompt, most_passes, lesson):
+    """Notes each pass of the model: -> [passes of example 0, passes of example 1, ...], told apart by their pictures.
+
+    Also makes [MASK] the most probable token of every position, as nothing forbids; and fails with `lesson` after
+    `most_passes` passes, so that a loop which never ends does."""
+    with torch.no_grad():
+        prefixes = model.prefix(images, prompt)  # (B, V + P, D)
+    seen, calls, mask_id = [[] for _ in images], 0, model.config.mask_id
+
+    def score(prefix, response, causal, past=None):
+        nonlocal calls
+        calls += 1
+        teach(calls <= most_passes, lesson)
+        logits, cache = type(model).score(model, prefix, response, causal, past)
+        if past is None:
+            probs = logits.detach().clone().index_fill(-1, torch.tensor(mask_id), -torch.inf).softmax(-1)
+            for row in range(len(prefix)):
+                b = (prefixes - prefix[row].detach()).abs().amax((1, 2)).argmin().item()
+                seen[b].append(Pass(response[row].clone(), probs[row]))
+        return logits.index_fill(-1, torch.tensor(mask_id), 100.0), cache
+    model.score = score
+    try:
+        yield seen
+    finally:
+        del model.score  # the class's own method again

@@ -1,0 +1,51 @@
+"""Checks exercise 9 by watching the windows of all passes, and by what comes out."""
+import torch
+
+from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, watched
+
+__all__ = ["test_exercise"]
+N = 32
+
+
+def decoded(solution, b):
+    (model, _), some = shipped(), scenes(64)
+    images, prompt, window = some[b:b + 1]
+    with watched(model, images, prompt, window.shape[1] + 1, "Your loop does not end. Is at least one token committed in each iteration, and [MASK] never proposed?") as seen:
+        tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
+    teach_tensor(tokens, window.shape, torch.long, "tokens (pad them with EOS to the window that you were given)")
+    return tokens[0], [p.window for p in seen[0]]
+
+
+def check_where_the_window_is_cut(solution):
+    config = shipped()[0].config
+    for b in range(N):
+        tokens, windows = decoded(solution, b)
+        teach(not (tokens == config.mask_id).any(), "There are [MASK]s left in the tokens.")
+        for before, after in zip(windows, [*windows[1:], None]):
+            teach(not (before[:-1] == config.eos_id).any(), "A pass ran over a window in which an EOS was committed, with more behind it: cut behind the FIRST committed EOS.")
+            if after is not None and len(after) < len(before):
+                teach(after[-1] == config.eos_id, "The window was cut where no EOS stands at its new end. Either the EOS itself was cut off, and the model no longer sees how long the answer is "
+                      "to be: cut behind it. Or you cut at an EOS that was proposed, not committed: a proposal may still change.")
+            if after is not None:
+                kept = before[:len(after)] != config.mask_id
+                teach(torch.equal(after[kept], before[:len(after)][kept]), "A committed token has changed or moved when the window was cut.")
+
+
+def check_it_pays_and_captions_stay_right(solution):
+    (model, tokenizer), some = shipped(), scenes(64)
+    W, texts, shrunk, whole = some.windows.shape[1], [], 0, 0
+    for b in range(N):
+        tokens, windows = decoded(solution, b)
+        shrunk, whole = shrunk + sum(map(len, windows)), whole + W * len(windows)
+        ids = tokens.tolist()
+        end = ids.index(model.config.eos_id) if model.config.eos_id in ids else W
+        teach(set(ids[end:]) <= {model.config.eos_id}, "After the response's first EOS everything is EOS.")
+        texts.append(tokenizer.decode(ids[:end]))
+    from data import toy
+    right = sum(toy.grade(text, scene, some.board)[1] for text, scene in zip(texts, some.split.scenes))
+    print(f"\n{right} of {N} captions fully right; {shrunk} positions of the window computed instead of {whole}: {shrunk / whole:.0%}")
+    teach(right >= 0.95 * N, f"Only {right} of {N} captions are fully right, for example {texts[0]!r}.")
+    teach(shrunk < 0.85 * whole, f"{shrunk} positions were computed, {shrunk / whole:.0%} of what the whole window takes: is it cut as soon as an EOS is committed?")
+
+
+test_exercise = exercise(check_where_the_window_is_cut, check_it_pays_and_captions_stay_right)

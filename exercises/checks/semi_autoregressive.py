@@ -1,0 +1,77 @@
+"""Checks exercise 8: on made-up steps, position by position; then captions."""
+import random
+
+import torch
+
+import bench
+from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from mini_dimple import Step, decode
+
+__all__ = ["test_exercise"]
+
+
+def step(seed, B=5, W=48):
+    """A made-up step: examples at different stages, some tokens given, confidences around 0.9."""
+    rng, g = random.Random(seed), torch.Generator().manual_seed(seed)
+    done = torch.tensor([rng.randrange(W) for _ in range(B)])
+    masked = (torch.arange(W) >= done[:, None]) & (torch.rand(B, W, generator=g) < 0.7)
+    masked[:, -1] = True
+    given = ~masked & (torch.rand(B, W, generator=g) < 0.3)
+    confidence = torch.rand(B, W, generator=g) * 0.3 + (0.62 if seed % 2 else 0.55)  # at even seeds none is above 0.9
+    confidence[~masked] = 0.99
+    tokens = torch.where(masked, 398, torch.full((B, W), 5))
+    return Step(rng.randrange(9), tokens, masked, given, torch.full((B, W), 7), confidence, torch.full((B, W, 399), 1 / 399))
+
+
+def block_of(masked, k):
+    """masked (W,) -> positions of the first block with a mask."""
+    first = masked.nonzero()[0, 0].item() // k
+    return range(first * k, min(first * k + k, len(masked)))
+
+
+def commits(solution, made, k):
+    answer = solution.rule(made, float(k))
+    teach_tensor(answer, made.masked.shape, torch.bool, "what the rule returns")
+    return answer & made.masked
+
+
+def check_only_the_current_block(solution):
+    for seed in range(12):
+        for k in (1, 5, 16, 48):
+            made = step(seed)
+            commit = commits(solution, made, k)
+            alone = torch.cat([commits(solution, Step(made.iteration, *(t[b:b + 1] for t in made[1:])), k) for b in range(len(commit))])
+            teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its own. Take the minimum over dim=1, not over everything.")
+            for b, row in enumerate(commit):
+                block = block_of(made.masked[b], k)
+                outside = [i for i in row.nonzero()[:, 0].tolist() if i not in block]
+                teach(not outside, f"With k = {k}, an example whose first mask is at {made.masked[b].nonzero()[0, 0]} commits position {(outside or [0])[0]}; its current block is "
+                      f"{block[0]} to {block[-1]}. The block follows from what is masked, not from step.iteration: confident decoding takes as many iterations per block as it needs.")
+                teach(row.any(), f"An example whose current block is {block[0]} to {block[-1]} commits nothing of it (k = {k}). Where none of the block passes 0.9, name its most confident masked position "
+                      "yourself: else the loop takes the most confident of the WHOLE window, which breaks the order. (A block whose other tokens are given or committed has no [MASK] and is done.)")
+
+
+def check_what_is_committed_within_it(solution):
+    for seed in range(12):
+        for k in (5, 16, 48):
+            made = step(seed)
+            for masked, confidence, row in zip(made.masked, made.confidence, commits(solution, made, k)):
+                block = [i for i in block_of(masked, k) if masked[i]]
+                sure = [i for i in block if confidence[i] > 0.9]
+                best = max(block, key=lambda i: confidence[i])
+                got = row.nonzero()[:, 0].tolist()
+                teach(set(sure) <= set(got), "A position of the current block with a confidence above 0.9 is left out.")
+                teach(set(got) <= {*sure, best}, "Below 0.9, only the most confident masked position of the block may be committed.")
+
+
+def check_captions(solution):
+    model, some, found = shipped()[0], scenes(64), {}
+    for k in (8, 48):
+        right, _, iterations = bench.graded(lambda rows: decode(model, *some[rows], lambda made: solution.rule(made, float(k))), some)
+        found[k] = sum(right) / 64, sum(iterations) / 64
+    print("\n" + "; ".join(f"k = {k}: {right:.1%} fully right in {iterations:.2f} iterations" for k, (right, iterations) in found.items()))
+    teach(min(right for right, _ in found.values()) >= 0.95, "Captions decoded with your rule are right too rarely: " + ", ".join(f"k = {k}: {right:.1%}" for k, (right, _) in found.items()) + ".")
+    teach(found[8][1] > found[48][1], "Blocks of 8 should need more iterations than one block of 48.")
+
+
+test_exercise = exercise(check_only_the_current_block, check_what_is_committed_within_it, check_captions)
