@@ -348,7 +348,7 @@ def test_what_a_student_sees(tmp_path):
     """The README's command, on a stub, a mistake, an exception and a right answer: one lesson each, no traceback."""
     right, stub, cases = answer(named("01")), (EXERCISES / f"{named('01')}.py").read_text(), {}
     for name, source, words in (("stub", stub, "draw_t is not written yet"), ("mistake", right.replace("t[:, None]", "t[:1, None]"), "each example has its own t"),
-                                ("exception", right.replace("response.masked_fill", "response.masked_full"), "Line 14: return response.masked_full(.*\nAttributeError: "),
+                                ("exception", right.replace("response.masked_fill", "response.masked_full"), r"Line \d+: return response\.masked_full.*\nAttributeError: "),
                                 ("shapes", right.replace("t[:, None]", "t"), "do not line up"), ("right", right, "")):
         path = tmp_path / f"{name}.py"
         path.write_text(source)

@@ -1,6 +1,8 @@
 """What the README says can be done can be done; the training it promises reaches what it promises."""
+import inspect
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +11,12 @@ import pytest
 import torch
 
 import bench
+import data
 import mini_dimple
+import rules
 import sample
 import train
-from data import Batches, toy
+from data import toy
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,9 +30,11 @@ def test_every_command_names_a_script_and_options_that_exist():
     text = "\n".join(blocks("sh")) + "\n".join(re.findall(r"`(python [^`]+)`", README))
     commands = re.findall(r"python (\w+)\.py([^`&\n]*)", text)
     assert len(commands) >= 5
+    for path in re.findall(r"pytest (exercises/[\w/.]+)", README):
+        assert (ROOT / path).exists(), path
     for script, words in commands:
         module = {"train": train, "sample": sample, "bench": bench}[script]
-        words = words.split("#")[0].split()
+        words = shlex.split(words, comments=True)
         module.parse(words)  # ends the test if it does not understand them
     for name, module in (("train", train), ("sample", sample)):
         table = re.search(rf"\| `{name}\.py` \|.*?\n\n", README, re.S)[0]
@@ -38,17 +44,61 @@ def test_every_command_names_a_script_and_options_that_exist():
         assert named and named <= known
 
 
-def test_every_function_and_file_of_the_map_exists():
-    table = README.split("| paper | here |")[1].split("\n\n")[0]
-    homes = {**vars(mini_dimple), **vars(train), "Batches": Batches}
-    names = [n for n in re.findall(r"`([A-Za-z_][\w.]*)`", table) if not n.endswith(".py")]
-    names = [n for n in names if n not in ("causal", "prefill", "window")]
-    assert len(names) > 12
-    for name in names:
-        first, *rest = name.split(".")
-        assert all(hasattr(homes[first], part) for part in rest)
-    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
+SOURCES = {"mini_dimple.py": mini_dimple, "train.py": train, "sample.py": sample, "bench.py": bench, "data/__init__.py": data, "rules/__init__.py": rules}
+DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def find(name):
+    """A dotted name of any source, or an argument of one of their functions -> the object, or True."""
+    first, *rest = name.split(".")
+    for module in SOURCES.values():
+        value = getattr(module, first, None)
+        for part in rest:
+            value = getattr(value, part, None) or part in getattr(value, "__annotations__", {}) or None
+        if value is not None:
+            return value
+
+
+def test_the_guide_names_what_is_there_line_by_line():
+    guide = README.split("| paper | read |")[1].split("\n\n")[0]
+    links = re.findall(r"\[`([\w.]+)`\]\(([\w/.]+)#L(\d+)-L(\d+)\)", guide)
+    rows = guide.strip().splitlines()[2:]
+    assert len(rows) >= 12 and all(re.search(r"\]\(.*\? \| `python ", row) for row in rows), "each row has lines, a question and a command"
+    for name, path, start, end in links:
+        value = SOURCES[path]
+        for part in name.split("."):
+            value = getattr(value, part)
+        lines, first = inspect.getsourcelines(inspect.unwrap(value))
+        assert (first, first + len(lines) - 1) == (int(start), int(end)), f"{name} is at L{first}-L{first + len(lines) - 1}"
+    assert len(links) >= 18
+
+
+def test_links_lead_somewhere():
+    for doc in DOCS:
+        text = doc.read_text()
+        headings = {re.sub(r"[^\w -]", "", line.lstrip("# ").lower()).replace(" ", "-") for line in text.splitlines() if line.startswith("#")}
+        for path, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", text):
+            assert (doc.parent / path).exists(), path
+            assert path or anchor in headings, anchor
+
+
+def test_every_name_in_the_neighbours_exists():
+    text = (ROOT / "docs" / "neighbours.md").read_text()
+    spans = set(re.findall(r"`([^`]+)`", text))
+    options = set(train.parse([])[0]._option_string_actions)
+    for span in spans:
+        name = re.match(r"[\w.]+", span)
+        if flags := re.findall(r"--[\w-]+", span):
+            assert set(flags) <= options, span
+        elif "/" in span or span.endswith(".py"):
+            assert (ROOT / span).exists(), span
+        elif span.startswith("step."):
+            assert span[5:] in mini_dimple.Step._fields
+        else:
+            arguments = {argument for value in vars(mini_dimple).values() if inspect.isfunction(value) for argument in inspect.signature(value).parameters}
+            known = arguments | {"past"} | set(mini_dimple.Config.__annotations__)
+            assert find(name[0]) is not None or name[0] in known or hasattr(data, name[0]), span
+    assert len(spans) > 20
 
 
 def test_the_python_in_the_readme_runs(monkeypatch, capsys):
