@@ -18,7 +18,7 @@ import torch
 def first_pass(model, prefix, window):
     """prefix (B, V + P, D) embeddings, window (B, W) ids -> logits (B, W, vocab) of the window, shifted; past.
 
-    `past` is a list with one (keys, values) for each layer, each (B, nh, V + P - 1, hd).
+    `past` is a list with one (keys, values) for each layer, each (B, nh, V + P - 1, hd): all of the prefix but the last prompt token.
     Pieces: model.embedding(ids); model.transformer(x, causal) -> hidden (B, T, D), cache, where cache is a list of (keys, values),
     each (B, nh, T, hd), of all positions; model.head(hidden)."""
     raise NotImplementedError
@@ -27,7 +27,8 @@ def first_pass(model, prefix, window):
 def later_pass(model, last, tokens, past):
     """last (B, 1, D): the prefix's last embedding; tokens (B, W) ids; past as above -> logits (B, W, vocab), shifted.
 
-    Piece: model.transformer(x, causal, past) lets x see the past as well, and counts its positions on from there."""
+    Piece: model.transformer(x, causal, past) lets x see the past as well, and counts its positions on from there; with a past and several
+    positions, `causal` has no effect."""
     raise NotImplementedError
 
 
@@ -36,4 +37,4 @@ def naive_past(model, prefix):
     raise NotImplementedError
 
 
-from exercises.checks.prefilling import *  # the checker; keep this line last  # noqa
+from exercises.checks.prefilling import *  # the checker; keep this line last

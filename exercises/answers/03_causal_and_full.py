@@ -13,4 +13,4 @@ def attention(q, k, v, causal):
     return scores.softmax(-1) @ v
 
 
-from exercises.checks.causal_and_full import *  # noqa
+from exercises.checks.causal_and_full import *

@@ -8,4 +8,4 @@ def rule(step):
     return sure.scatter(1, open_choices.argmax(1, keepdim=True), True)
 
 
-from exercises.checks.your_own_rule import *  # noqa
+from exercises.checks.your_own_rule import *

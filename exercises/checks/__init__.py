@@ -20,7 +20,7 @@ DATA = Path(__file__).parents[2] / "data"
 def teach(right, lesson):
     """Fail with the lesson alone, no traceback, unless `right`."""
     if not right:
-        raise pytest.fail.Exception("\n" + lesson, pytrace=False) from None
+        raise pytest.fail.Exception(lesson, pytrace=False) from None
 
 
 def exercise(*checks):

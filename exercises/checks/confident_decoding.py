@@ -5,8 +5,9 @@ import mini_dimple
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, watched
 
 __all__ = ["test_exercise"]
-ENDLESS = ("Your loop does not end. Two usual reasons: where no position of an example passes the threshold nothing is committed (commit its most confident masked "
-           "position); or the proposal is [MASK] itself, which the model may well score highest (set its logit to -inf).")
+ENDLESS = ("Your loop does not end. Three usual reasons: where no masked position of an example passes the threshold nothing is committed (commit its most confident one); the "
+           "proposal is [MASK] itself, which the model may well score highest (set its logit to -inf); or committed positions, whose confidence is high, count as above the threshold "
+           "or win the argmax (look at masked positions only).")
 
 
 def run(solution, images, prompt, window, threshold, temperature=0.0):
@@ -35,7 +36,8 @@ def right(images, prompt, window, threshold):
 def check_it_ends(solution):
     images, prompt, window = scenes(64)[:2]
     _, iterations, _ = run(solution, images, prompt, window[:, :9], 0.999999)
-    teach((iterations <= 9).all(), f"9 masks took {iterations.max()} iterations: at least one is committed in each.")
+    teach((iterations <= 9).all(), f"An example of 9 masks took {iterations.max()} iterations: in some of them nothing was committed in ITS row, or it was finished and still counted. "
+          "Is the fallback decided for the whole batch (any() or argmax over (B, W))? It must be decided row by row.")
 
 
 def check_a_batch_decodes_as_each_example_alone(solution):
@@ -56,7 +58,8 @@ def check_each_example_as_the_paper_says(solution):
         wanted, needed = right(images, prompt, window, threshold)
         tokens, iterations, seen = run(solution, images, prompt, window, threshold)
         watch_commits(tokens, seen, threshold)
-        teach(torch.equal(iterations.long(), needed), f"At threshold {threshold} these pictures take {needed.tolist()} iterations, yours {iterations.tolist()}. More: are all "
+        teach(torch.equal(iterations.long(), needed), f"At threshold {threshold} these pictures take {needed.tolist()} iterations, yours {iterations.tolist()}. Always {window.shape[1]}: is "
+              "the softmax taken before [MASK] is excluded, so that its share lowers every confidence? More: are all "
               "positions above the threshold committed, not only the best? Fewer: is something committed below it?")
         teach(torch.equal(tokens, wanted), "The tokens differ from confident decoding's, though the number of iterations does not: is a committed token the proposal of its own position and pass?")
 
@@ -79,12 +82,13 @@ def watch_commits(tokens, seen, threshold):
         passes = [p for p in passes if (p.window == mask_id).any()]
         for now, after in zip(passes, [*(p.window for p in passes[1:]), tokens[b]]):
             masked = now.window == mask_id
-            teach(torch.equal(now.window[~masked], after[~masked]), "A committed token has changed in a later iteration. Committed tokens never change.")
+            teach(torch.equal(now.window[~masked], after[~masked]), "A committed token has changed in a later iteration. Committed tokens never change. (In a row "
+                  "without masks an argmax is 0: leave such rows alone.)")
             new = masked & (after != mask_id)
             sure = now.probs.gather(-1, after[:, None])[:, 0]  # the probability of what was committed
             teach(new.sum() <= 1 or (sure[new] > threshold - 1e-4).all(),
                   f"{new.sum()} tokens were committed together, one of them with a probability of {sure[new].min():.2f}, at a threshold of {threshold}. Several at once only above "
-                  "the threshold; and confidence is the proposal's probability BEFORE temperature: a low temperature makes any guess look sure.")
+                  "the threshold; and confidence is the probability of the token that was drawn, BEFORE temperature: a low temperature makes any guess look sure.")
 
 
 def check_confidence_is_read_before_temperature(solution):

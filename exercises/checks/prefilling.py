@@ -29,9 +29,9 @@ def same(a, b):
 
 
 def moved(logits, wanted):
-    """How much of a position's probability is on other tokens than it should be, in words."""
+    """How far the distributions are from those of a fresh pass, in words."""
     gap = (logits.softmax(-1) - wanted.softmax(-1)).abs().sum(-1) / 2  # (B, W), total variation
-    return f"{gap.mean():.2%} of a position's probability moved on average, {gap.max():.1%} at most"
+    return f"share of the probability that is on other tokens than in a pass from scratch: {gap.mean():.3%} on average over positions, {gap.max():.1%} at most"
 
 
 @torch.no_grad()
@@ -54,8 +54,8 @@ def check_a_later_pass(solution):
     form(past, prefix.shape[1] - 1, "past")
     again = solution.later_pass(model, prefix[:, -1:], window, past)
     teach_tensor(again, logits.shape, torch.float32, "the logits of later_pass")
-    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass gives other logits than first_pass did. Does it feed [last prompt token][window], in full "
-          "attention, with the past, and read the logits one position before each token?")
+    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass gives other logits than first_pass did. Does it feed [last prompt token][window], hand in "
+          "the past, and read the logits one position before each token?")
     half = torch.where(torch.arange(window.shape[1]) < 20, scenes(64).responses[:B], window)
     stale = solution.later_pass(model, prefix[:, -1:], half, past)
     teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems to run the prefix anew. Then nothing is saved; use the past that it is given.")
