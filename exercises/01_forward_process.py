@@ -6,7 +6,7 @@ with probability t, each token on its own. The EOS padding at the end of a respo
 other token: that is how the model learns where an answer ends. Image and prompt are not touched (they are not even given here).
 
 Paper: the diffusion objective. Compare afterwards: `draw_t` and `forward_process` in mini_dimple.py.
-Check: pytest exercises/01_forward_process.py
+Check: python -m pytest exercises/01_forward_process.py
 """
 import torch
 

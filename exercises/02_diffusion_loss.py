@@ -14,7 +14,7 @@ the token at position j are read from the hidden state at position j - 1, althou
 input. The first response token is predicted at the last prompt token.
 
 Paper: the diffusion objective, 1/t weighting. Compare afterwards: `Dimple.score`, `token_nll` and `weigh` in mini_dimple.py.
-Check: pytest exercises/02_diffusion_loss.py
+Check: python -m pytest exercises/02_diffusion_loss.py
 """
 import torch
 import torch.nn.functional as F

@@ -8,7 +8,7 @@ diffusion model, where every position sees every other. All that changes in the 
 Your function will then take the place of PyTorch's inside the trained models, and they have to caption as before.
 
 Paper: autoregressive-then-diffusion training. Compare afterwards: the argument `causal` of `Block.forward` in mini_dimple.py.
-Check: pytest exercises/03_causal_and_full.py
+Check: python -m pytest exercises/03_causal_and_full.py
 """
 import math
 

@@ -9,7 +9,7 @@ Each example of the batch decides for itself: it must come out as if it were dec
 proposal is drawn from softmax(logits / temperature); its confidence is still read before temperature.
 
 Paper: confident decoding. Compare afterwards: `decode`, `select`, `propose` in mini_dimple.py.
-Check: pytest exercises/04_confident_decoding.py
+Check: python -m pytest exercises/04_confident_decoding.py
 """
 import torch
 

@@ -9,7 +9,7 @@ Bold thresholds do not work: `--rule confident:0.5` mixes two wordings. Why? And
 besides what is sure, without mixing anything?
 
 Paper: confident decoding. Compare afterwards: `confident` in mini_dimple.py, and the files in rules/.
-Check:       pytest exercises/05_your_own_rule.py -s      (-s shows your figures)
+Check:       python -m pytest exercises/05_your_own_rule.py -s      (-s shows your figures)
 Leaderboard: python bench.py rules --rule exercises/05_your_own_rule.py
 """
 import torch

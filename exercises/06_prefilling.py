@@ -10,7 +10,7 @@ A naive prefix, run without any window in view, is another thing: off from the f
 How much either costs depends on the model: look at the probabilities, not only at the captions.
 
 Paper: prefilling. Compare afterwards: `decode` (where it sets `past`) and `Dimple.score` in mini_dimple.py.
-Check: pytest exercises/06_prefilling.py -s      (-s shows how far off stale and naive are)
+Check: python -m pytest exercises/06_prefilling.py -s      (-s shows how far off stale and naive are)
 """
 import torch
 

@@ -11,7 +11,7 @@ Mind the tokens: a word's token includes the space before it (" red" is one toke
 token, and must not become a token of its own.
 
 Paper: structure priors. Compare afterwards: `make_window` in sample.py, and the argument `window` of `decode` in mini_dimple.py.
-Check: pytest exercises/07_structure_priors.py
+Check: python -m pytest exercises/07_structure_priors.py
 """
 import torch
 
@@ -28,7 +28,8 @@ def make_window(template, length, tokenizer):
 def infill(model, tokenizer, images, prompt, template):
     """images (B, 3, H, H), prompt (B, P) ids -> list of B strings: the responses that fit the template, windows of model.config.window.
 
-    Hint: decode(model, images, prompt, windows) -> out with out.response(b), ids without the EOS; tokenizer.decode(ids)."""
+    decode as imported above, with its usual rule. Hint: it wants a window for each picture (expand);
+    decode(model, images, prompt, windows) -> out with out.response(b), ids without the EOS; tokenizer.decode(ids)."""
     raise NotImplementedError
 
 

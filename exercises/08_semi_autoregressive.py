@@ -2,12 +2,12 @@
 
 LLaDA cuts the window into blocks of k tokens and finishes one before it begins the next: left to right between blocks, any
 order within one. With k = 1 that is autoregressive order; with k as long as the window it is plain diffusion. Within a block, commit as
-confident decoding does, at threshold 0.9. As a rule, it needs no change of the decoding loop.
+confident decoding does: all above 0.9, else the most confident. As a rule, it needs no change of the decoding loop.
 
 A trap: where a rule names no position of an example, the loop commits that example's most confident one, of the WHOLE window.
 
 Not part of Dimple: LLaDA (arXiv 2502.09992); Block Diffusion (arXiv 2503.09573) trains for it. Compare afterwards: rules/left_to_right.py.
-Check:       pytest exercises/08_semi_autoregressive.py
+Check:       python -m pytest exercises/08_semi_autoregressive.py
 Leaderboard: python bench.py rules --rule exercises/08_semi_autoregressive.py:16
 """
 import torch

@@ -7,7 +7,7 @@ one and go on with what is left. That EOS itself stays: the model sees by it how
 One example at a time here, no prefilling. Keep to what is committed: a proposal is no more than a guess.
 
 Not part of Dimple: DAEDAL (arXiv 2508.00819) goes the other way and lets a short window grow. Compare afterwards: `response_ends` in mini_dimple.py.
-Check: pytest exercises/09_find_the_end.py -s
+Check: python -m pytest exercises/09_find_the_end.py -s
 """
 import torch
 
@@ -17,7 +17,7 @@ def decode_shrinking(model, images, prompt, window, threshold):
     """images (1, 3, H, H), prompt (1, P) ids, window (1, W) of [MASK]s -> tokens (1, W): the response, EOS from its end on.
 
     One pass: model(images, prompt, tokens, causal=False) -> logits (1, n, vocab) for tokens (1, n), any n; set those of
-    model.config.mask_id to -inf. Your loop of exercise 4 is a good start (or the answer's); model.config.eos_id is the EOS."""
+    model.config.mask_id to -inf. Your loop of exercise 4 is a good start; model.config.eos_id is the EOS."""
     raise NotImplementedError
 
 

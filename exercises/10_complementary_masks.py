@@ -3,12 +3,12 @@
 In one pass of the diffusion loss only the masked tokens teach; at small t that is almost none. So let each example enter twice: once with its mask,
 once with the complement. Then every token of every response is predicted exactly once.
 
-What does the twin's loss weigh? The paper's objective divides by the level t. If t is the share masked, the complement's is 1 - t; keep it
-at least EPS, as t can be 1.
+What does the twin's loss weigh? The paper's objective divides by the level t, the PROBABILITY with which a token was masked (the argument t, not a counted share).
+The complement's is 1 - t; keep it at least EPS, as t can be 1.
 
 Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it complementary). Compare afterwards: `diffusion_loss`
 in mini_dimple.py, with complementary=True. Whether it helps: python bench.py loss
-Check: pytest exercises/10_complementary_masks.py
+Check: python -m pytest exercises/10_complementary_masks.py
 """
 import torch
 

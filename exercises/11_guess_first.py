@@ -1,13 +1,14 @@
 """Exercise 11: guess first, then measure.
 
-Eight questions about the trained model of this repository. Before you run anything, write down for each the range, in percent, in which you expect
-the answer: (low, high), at most 20 points wide. Then let the checker measure all eight (some 20 seconds). Where you were wrong it says
+Eight questions about the trained model of this repository. Before you run anything, and before you read the README's "The decoding lab" and
+"The paper's claims", write down for each the range, in percent, in which you expect
+the answer: (low, high), at most 20 points wide. Then let the checker measure all eight (some 10 seconds). Where you were wrong it says
 what was measured, and which command goes deeper; think about why, correct the range, and go on.
 
 All are shares of 60 held-out pictures whose caption is fully right, with confident:0.9 and prefilling unless a question says otherwise.
 
 Paper: its claims. Compare afterwards: "The paper's claims" and "The decoding lab" in README.md.
-Check: pytest exercises/11_guess_first.py
+Check: python -m pytest exercises/11_guess_first.py
 """
 GUESS = {
     # as usual

@@ -30,6 +30,10 @@ def run(solution, given):
 def check_rows_belong_together(solution):
     given = case(0)
     images, prompt, response, noisy, masked, t = run(solution, given)
+    teach(not (response == 398).any(), "The response that you return has [MASK]s in it: it is the target of the loss and must be the clean one.")
+    partly = masked.any(1) & ~masked.all(1)
+    for row in range(2 * B):
+        teach(not (partly[row] and torch.equal(noisy[row] == 398, ~masked[row])), f"Row {row}: noisy has its [MASK]s where the OTHER twin's mask is.")
     teach(not ((noisy == 398).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. Start from the clean response and mask the complement.")
     teach(torch.equal(noisy == 398, masked), "noisy must be [MASK] exactly where masked is True.")
     teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. Are the rows in one order everywhere? "

@@ -1,6 +1,9 @@
 """Checks exercise 9 by watching the windows of all passes, and by what comes out."""
+from unittest import mock
+
 import torch
 
+from data import toy
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, watched
 
 __all__ = ["test_exercise"]
@@ -31,6 +34,27 @@ def check_where_the_window_is_cut(solution):
                 teach(torch.equal(after[kept], before[:len(after)][kept]), "A committed token has changed or moved when the window was cut.")
 
 
+def check_an_earlier_end_later(solution):
+    """A scripted model: it is sure of an EOS at 30 first, then of one at 12, then of all words."""
+    (model, _), (images, prompt, window), lengths = shipped(), scenes(64)[:1], []
+    eos_id = model.config.eos_id
+
+    def score(prefix, response, causal, past=None):
+        lengths.append(response.shape[1])
+        teach(len(lengths) < 99, "Your loop does not end.")
+        logits = torch.zeros(1, response.shape[1], model.config.vocab_size)
+        sure = {1: [30], 2: [12]}.get(len(lengths), range(12))
+        for i in sure:
+            if i < response.shape[1]:
+                logits[0, i, eos_id if len(lengths) < 3 else 7] = 20.0
+        return logits, []
+    with mock.patch.object(model, "score", score):
+        tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
+    teach(lengths[:3] == [48, 31, 13], f"A model that commits an EOS at place 30 in its first pass and another at place 12 in its second must see windows of 48, 31 and 13 tokens; yours sees {lengths[:3]}. "
+          "Look for the first EOS after every pass: an earlier one may come later.")
+    teach(tokens[0].tolist() == [7] * 12 + [eos_id] * 36, "In that case the response is the 12 words before the earlier EOS, and EOS after them.")
+
+
 def check_it_pays_and_captions_stay_right(solution):
     (model, tokenizer), some = shipped(), scenes(64)
     W, texts, shrunk, whole = some.windows.shape[1], [], 0, 0
@@ -41,11 +65,10 @@ def check_it_pays_and_captions_stay_right(solution):
         end = ids.index(model.config.eos_id) if model.config.eos_id in ids else W
         teach(set(ids[end:]) <= {model.config.eos_id}, "After the response's first EOS everything is EOS.")
         texts.append(tokenizer.decode(ids[:end]))
-    from data import toy
     right = sum(toy.grade(text, scene, some.board)[1] for text, scene in zip(texts, some.split.scenes))
     print(f"\n{right} of {N} captions fully right; {shrunk} positions of the window computed instead of {whole}: {shrunk / whole:.0%}")
     teach(right >= 0.95 * N, f"Only {right} of {N} captions are fully right, for example {texts[0]!r}.")
     teach(shrunk < 0.85 * whole, f"{shrunk} positions were computed, {shrunk / whole:.0%} of what the whole window takes: is it cut as soon as an EOS is committed?")
 
 
-test_exercise = exercise(check_where_the_window_is_cut, check_it_pays_and_captions_stay_right)
+test_exercise = exercise(check_where_the_window_is_cut, check_an_earlier_end_later, check_it_pays_and_captions_stay_right)

@@ -63,6 +63,7 @@ def form(question, guess):
         teach(False, f"{question}: {guess!r} is no range. Write two numbers, (low, high), in percent.")
     teach(0 <= low <= high <= 100, f"{question}: {guess!r} must run from low to high, within 0 and 100 percent.")
     teach(high - low <= WIDEST, f"{question}: {guess!r} is {high - low:g} points wide; at most {WIDEST}, or it is no guess.")
+    teach(high > 1, f"{question}: {guess!r} looks like fractions; the ranges are in percent, (90, 100).")
     return low, high
 
 

@@ -41,12 +41,13 @@ def check_only_the_current_block(solution):
             made = step(seed)
             commit = commits(solution, made, k)
             alone = torch.cat([commits(solution, Step(made.iteration, *(t[b:b + 1] for t in made[1:])), k) for b in range(len(commit))])
-            teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its own. Take the minimum over dim=1, not over everything.")
+            teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its own. Two usual causes: the block's minimum taken over "
+                  "everything (use dim=1), or a fallback decided for the whole batch (any() instead of any(1)).")
             for b, row in enumerate(commit):
                 block = block_of(made.masked[b], k)
                 outside = [i for i in row.nonzero()[:, 0].tolist() if i not in block]
                 teach(not outside, f"With k = {k}, an example whose first mask is at {made.masked[b].nonzero()[0, 0]} commits position {(outside or [0])[0]}; its current block is "
-                      f"{block[0]} to {block[-1]}. The block follows from what is masked, not from step.iteration: confident decoding takes as many iterations per block as it needs.")
+                      f"{block[0]} to {block[-1]}. Blocks start at multiples of k, not at the first [MASK]; and which one it is follows from what is masked, not from step.iteration.")
                 teach(row.any(), f"An example whose current block is {block[0]} to {block[-1]} commits nothing of it (k = {k}). Where none of the block passes 0.9, name its most confident masked position "
                       "yourself: else the loop takes the most confident of the WHOLE window, which breaks the order. (A block whose other tokens are given or committed has no [MASK] and is done.)")
 

@@ -35,7 +35,7 @@ def check_windows(solution):
             teach(eos not in mine, said + "what follows is not given, so it must be free: [MASK], not EOS. With EOS you say that the response ends here.")
         else:
             teach(mine[-1] == eos, said + "after `<end>` every token is EOS, to the end of the window: all of them are given.")
-        teach(mine == right, said + f"the window is {tokens(mine, tokenizer)}, it should be {tokens(right, tokenizer)}.")
+        teach(mine == right, said + f"the window is {tokens(mine, tokenizer)}, it should be {tokens(right, tokenizer)}. Encode a stretch of text whole: a word's token includes the space before it.")
     teach(mask not in solution.make_window("i can see a small red circle at the top left<end>", 24, tokenizer), "A template without `_` but with `<end>` leaves nothing free.")
 
 
@@ -56,7 +56,8 @@ def check_the_wording_is_kept(solution):
     for template, pattern in (("here we find a _ _ _ in", r"here we find a \w+ \w+ \w+ in the "), ("there is just _ _ _ _ at", r"there is just a \w+ \w+ \w+ at the ")):
         texts = answers(solution, some, rows, template)
         for text in texts:
-            teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is given belongs into the window, where it cannot change; a prompt is only advice.")
+            teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is given belongs into the window, where it cannot change (a prompt is only advice), and the "
+                  "window is as long as model.config.window.")
         right = sum(toy.grade(text, some.split.scenes[i], some.board)[1] for i, text in zip(rows, texts))
         teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right, for example {texts[0]!r}. Is each picture decoded with its own image and prompt?")
 
