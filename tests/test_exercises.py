@@ -147,7 +147,7 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
     ("10", "(1 - t).clamp(min=EPS)", "t", "The complement has the same t"),
     ("10", ".clamp(min=EPS)", "", "level is 0"),
     ("10", "torch.cat([masked, ~masked])", "torch.cat([masked, masked])", "not complements"),
-    ("10", "response.masked_fill(masked, mask_id)", "response.masked_fill(masked.roll(len(masked) // 2, 0), mask_id)", "where the OTHER twin's is"),
+    ("10", "response.masked_fill(masked, mask_id)", "response.masked_fill(masked.roll(len(masked) // 2, 0), mask_id)", "where the OTHER twin's mask is"),
     ("10", "response, response.masked_fill(masked, mask_id)", "response.masked_fill(masked, mask_id), response.masked_fill(masked, mask_id)", "must be the clean one"),
     ("10", "    return images, prompt, response, response.masked_fill(masked, mask_id)",
      "    noisy = response.masked_fill(torch.cat([masked[:len(masked) // 2]] * 2), mask_id)\n    return images, prompt, response, noisy.masked_fill(masked, mask_id)", "masked everywhere"),

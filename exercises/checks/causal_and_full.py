@@ -14,12 +14,15 @@ OFTEN = " (masked_fill returns a copy, and wants a bool mask that is True where 
 def attend(solution, q, k, v, causal):
     """The student's attention, its form checked."""
     before = [x.clone() for x in (q, k, v)]
-    with mock.patch.object(F, "scaled_dot_product_attention", lambda *rest, **options: teach(False, "F.scaled_dot_product_attention does it all: please write it yourself, from q, k and v.")):
+    refused = lambda *rest, **options: teach(False, "F.scaled_dot_product_attention does it all: please "
+        "write it yourself, from q, k and v.")
+    with mock.patch.object(F, "scaled_dot_product_attention", refused):
         out = solution.attention(q, k, v, causal)
     teach_tensor(out, q.shape, torch.float32, "the output of attention")
-    teach(all(map(torch.equal, before, (q, k, v))), "Your function writes into q, k or v, which the rest of the model still needs. Work on copies: q / 4, not q /= 4.")
-    teach(out.isfinite().all(), f"With causal={causal} some outputs are not finite. Does every position see at least itself? Are the scores set to -inf BEFORE the softmax, and with "
-          "masked_fill (0 * -inf is nan)?")
+    teach(all(map(torch.equal, before, (q, k, v))), "Your function writes into q, k or v, which the rest of the model still needs. Work "
+          "on copies: q / 4, not q /= 4.")
+    teach(out.isfinite().all(), f"With causal={causal} some outputs are not finite. Does every position see at least itself? Are the "
+          "scores set to -inf BEFORE the softmax, and with masked_fill (0 * -inf is nan)?")
     return out
 
 
@@ -31,12 +34,13 @@ def mistakes(q, k, v, mask):
     yield after(bare), "The scores are not divided by sqrt(hd): with long vectors the softmax becomes a hard choice."
     for wrong, name in ((hd, "hd"), (T ** 0.5, "sqrt(T)"), ((q.shape[1] * hd) ** 0.5, "sqrt(nh * hd)")):
         yield after(bare / wrong), f"The scores are divided by {name}; it must be sqrt(hd), the square root of a head's width."
-    yield scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v, "The softmax runs over the queries; each query spreads its weight over the KEYS, the last dimension."
-    yield (scores.softmax(-1) * mask) @ v, ("You mask after the softmax: the weights of a row no longer sum to 1, as the future still takes its share. "
-                                            "Set the scores to -inf BEFORE the softmax.")
+    yield scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v, ("The softmax runs over the queries; each query spreads its weight over "
+                                                                  "the KEYS, the last dimension.")
+    yield (scores.softmax(-1) * mask) @ v, ("You mask after the softmax: the weights of a row no longer sum to 1, as the future still "
+                                            "takes its share. Set the scores to -inf BEFORE the softmax.")
     yield (scores * mask).softmax(-1) @ v, "A score of 0 is no mask: exp(0) = 1, so the future still gets weight. Use -inf."
-    yield scores.masked_fill(~mask.T, -torch.inf).softmax(-1) @ v, ("The causal mask is upside down: a position sees what FOLLOWS it. Row i of the scores belongs to query "
-                                                                    "i, and may keep columns 0 to i.")
+    yield scores.masked_fill(~mask.T, -torch.inf).softmax(-1) @ v, ("The causal mask is upside down: a position sees what FOLLOWS it. "
+                                                                    "Row i of the scores belongs to query i, and may keep columns 0 to i.")
 
 
 def check_the_values(solution):
@@ -51,8 +55,8 @@ def check_the_values(solution):
             other = F.scaled_dot_product_attention(q, k, v, is_causal=not causal)
             mask = torch.ones(7, 7).bool().tril(0 if causal else 7)
             for value, lesson in mistakes(q, k, v, mask):
-                same = torch.allclose(mine, value, atol=1e-4) and not torch.allclose(value, right, atol=1e-4) and not torch.allclose(value, other, atol=1e-4)
-                teach(not same, lesson)
+                near = [torch.allclose(value, one, atol=1e-4) for one in (mine, right, other)]
+                teach(near != [True, False, False], lesson)
     if any(wrong.values()):
         check_who_sees_whom(solution)
     for causal, is_wrong in wrong.items():
@@ -75,20 +79,26 @@ def check_who_sees_whom(solution):
     seen, full, T = sees(solution, True), sees(solution, False), 6
     before, itself, after = torch.ones(T, T).tril(-1).bool(), torch.eye(T).bool(), torch.ones(T, T).triu(1).bool()
     teach(not (seen.all() and not full.all()), "The two are swapped: causal=True must hide what follows, causal=False nothing.")
-    teach(full.all(), "With causal=False some positions do not see each other. Full attention has no mask at all: a masked token looks at what follows it, too.")
-    teach(not seen[after].any(), "With causal=True a position sees what follows it. In the AR phase that would be looking up the answer: the loss "
-          "falls to nothing, and the model can caption nothing." + OFTEN)
-    teach(seen[itself].all(), "With causal=True a position does not see itself. It must: the state at position i has to know token i to predict token i + 1. "
-          "Mask strictly above the diagonal.")
+    teach(full.all(), "With causal=False some positions do not see each other. Full attention has no mask at all: a masked token "
+          "looks at what follows it, too.")
+    teach(not seen[after].any(), "With causal=True a position sees what follows it. In the AR phase that would be looking up the answer: "
+          "the loss falls to nothing, and the model can caption nothing." + OFTEN)
+    teach(seen[itself].all(), "With causal=True a position does not see itself. It must: the state at position i has to know token i to "
+          "predict token i + 1. Mask strictly above the diagonal.")
     teach(seen[before].all(), "With causal=True a position does not see all that precedes it." + OFTEN)
 
 
 @torch.no_grad()
 def check_that_the_trained_models_caption_with_it(solution):
     (model, _), (ar_model, _), some = shipped(), shipped("ar"), scenes(64)[:8]
-    ways = {"diffusion phase, full attention": lambda: decode(model, *some).tokens, "AR phase, causal": lambda: decode_ar(ar_model, *some[:2], 48).tokens}
-    plug = lambda q, k, v, is_causal=False: whole(q, k, v, is_causal=is_causal) if q.shape != k.shape else solution.attention(q, k, v, is_causal)
-    whole = F.scaled_dot_product_attention  # with a cache there are more keys than queries: not this exercise
+    ways = {"diffusion phase, full attention": lambda: decode(model, *some).tokens,
+            "AR phase, causal": lambda: decode_ar(ar_model, *some[:2], 48).tokens}
+    whole = F.scaled_dot_product_attention
+
+    def plug(q, k, v, is_causal=False):
+        if q.shape != k.shape:  # with a cache there are more keys than queries: not this exercise
+            return whole(q, k, v, is_causal=is_causal)
+        return solution.attention(q, k, v, is_causal)
     for name, way in ways.items():
         before = way()
         with mock.patch.object(F, "scaled_dot_product_attention", plug):

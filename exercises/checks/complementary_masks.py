@@ -13,7 +13,8 @@ def case(seed, n=B):
     some, g = scenes(64), torch.Generator().manual_seed(seed)
     t = draw_t(n, "cpu", g)
     t[-1] = 1.0
-    return [some.images[:n], some.prompts[:n] + torch.arange(n)[:, None] % 3, some.responses[:n], forward_process(some.responses[:n], t, 398, g)[1], t]
+    responses = some.responses[:n]
+    return [some.images[:n], some.prompts[:n] + torch.arange(n)[:, None] % 3, responses, forward_process(responses, t, 398, g)[1], t]
 
 
 def run(solution, given):
@@ -30,24 +31,30 @@ def run(solution, given):
 def check_rows_belong_together(solution):
     given = case(0)
     images, prompt, response, noisy, masked, t = run(solution, given)
-    teach(not (response == 398).any(), "The response that you return has [MASK]s in it: it is the target of the loss and must be the clean one.")
+    teach(not (response == 398).any(), "The response that you return has [MASK]s in it: it is the target of the "
+          "loss and must be the clean one.")
     partly = masked.any(1) & ~masked.all(1)
     for row in range(2 * B):
-        teach(not (partly[row] and torch.equal(noisy[row] == 398, ~masked[row])), f"Row {row}: noisy has its [MASK]s where the OTHER twin's mask is.")
-    teach(not ((noisy == 398).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. Start from the clean response and mask the complement.")
+        teach(not (partly[row] and torch.equal(noisy[row] == 398, ~masked[row])), f"Row {row}: noisy has its [MASK]s "
+              "where the OTHER twin's mask is.")
+    teach(not ((noisy == 398).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. "
+          "Start from the clean response and mask the complement.")
     teach(torch.equal(noisy == 398, masked), "noisy must be [MASK] exactly where masked is True.")
-    teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. Are the rows in one order everywhere? "
-          "torch.cat([x, x]) and x.repeat(2, 1) put the twins B rows apart, x.repeat_interleave(2, 0) side by side: do not mix them.")
+    teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. "
+          "Are the rows in one order everywhere? torch.cat([x, x]) and x.repeat(2, 1) put the twins B rows apart, x.repeat_interleave(2, "
+          "0) side by side: do not mix them.")
     for row in range(2 * B):
         owner = next((b for b in range(B) if torch.equal(images[row], given[0][b])), None)
         teach(owner is not None and torch.equal(prompt[row], given[1][owner]) and torch.equal(response[row], given[2][owner]),
-              f"Row {row}: image, prompt and response are of different examples. The model would learn to describe one picture with the words of another. torch.cat([x, x]) and "
-              "x.repeat(2, ...) put the twins B rows apart, x.repeat_interleave(2, 0) side by side: do not mix them.")
+              f"Row {row}: image, prompt and response are of different examples. The model would learn to describe one picture with "
+              "the words of another. torch.cat([x, x]) and x.repeat(2, ...) put the twins B rows apart, x.repeat_interleave(2, 0) "
+              "side by side: do not mix them.")
 
 
 def pairs(given, answer):
     """-> for each example, its two rows."""
-    rows = [[row for row in range(2 * B) if torch.equal(answer[2][row], given[2][b]) and torch.equal(answer[0][row], given[0][b])] for b in range(B)]
+    same = lambda row, b: torch.equal(answer[2][row], given[2][b]) and torch.equal(answer[0][row], given[0][b])
+    rows = [[row for row in range(2 * B) if same(row, b)] for b in range(B)]
     teach(all(len(two) == 2 for two in rows), "Each example must enter exactly twice.")
     return rows
 
@@ -56,14 +63,16 @@ def check_each_token_is_predicted_once(solution):
     given = case(1)
     *_, masked, t = answer = run(solution, given)
     for b, (one, two) in enumerate(pairs(given, answer)):
-        teach(torch.equal(masked[one], ~masked[two]), "The two masks of an example are not complements: each token must be masked in exactly one of the twins. Do the masks come in the same order as the "
-              "other tensors: B rows apart (torch.cat, repeat) or side by side (repeat_interleave)?")
+        teach(torch.equal(masked[one], ~masked[two]), "The two masks of an example are not complements: each token must be masked in "
+              "exactly one of the twins. Do the masks come in the same order as the other tensors: B rows apart (torch.cat, repeat) or "
+              "side by side (repeat_interleave)?")
         teach(any(torch.equal(masked[row], given[3][b]) for row in (one, two)), "One of the twins must have the mask that was drawn.")
         own = one if torch.equal(masked[one], given[3][b]) else two
         twin = two if own == one else one
         teach(torch.isclose(t[own], given[4][b]), "The row with the mask that was drawn keeps its level t.")
-        teach(given[4][b] > 0.4 and given[4][b] < 0.6 or not torch.isclose(t[twin], given[4][b]), "The complement has the same t as the mask. Where t is masked in one, 1 - t is masked in the other, "
-              "and the loss divides by the level.")
+        teach(given[4][b] > 0.4 and given[4][b] < 0.6 or not torch.isclose(t[twin], given[4][b]),
+              "The complement has the same t as the mask. Where t is masked in one, 1 - t is masked in the other, and "
+              "the loss divides by the level.")
         teach(t[twin] > 0, "At t = 1 the complement's level is 0, and the loss divides by it: keep it at least EPS (clamp).")
         teach(torch.isclose(t[twin], (1 - given[4][b]).clamp(min=1e-3)), "The complement's level is 1 - t, at least EPS.")
 
@@ -85,7 +94,8 @@ def check_what_it_is_for(solution):
         values["mask and complement"].append(loss(*run(solution, [*scenes(64)[:8][:2], response, masked, t[::2]])))
     spread = {name: torch.tensor(of).std().item() for name, of in values.items()}
     print("\nstandard deviation of the loss over 16 draws: " + ", ".join(f"{name} {std:.4f}" for name, std in spread.items()))
-    teach(spread["mask and complement"] < spread["two masks each"], "With complements the loss should depend less on the masks that were drawn.")
+    teach(spread["mask and complement"] < spread["two masks each"], "With complements the loss should depend "
+          "less on the masks that were drawn.")
 
 
 test_exercise = exercise(check_rows_belong_together, check_each_token_is_predicted_once, check_what_it_is_for)

@@ -38,17 +38,21 @@ def wrong_colour():
 
 QUESTIONS = {  # name -> how it is measured, what to read in the answer, the command that goes deeper
     "confident:0.9": (lambda: by_rule("confident:0.9"), "The picture settles nearly every word.", "python bench.py confident"),
-    "confident:0.5": (lambda: by_rule("confident:0.5"), "Two prepositions are equally good. One of them just passes one half at several places at once, and not the same one everywhere: they mix.",
+    "confident:0.5": (lambda: by_rule("confident:0.5"), "Two prepositions are equally good. One of them just passes one half at several "
+        "places at once, and not the same one everywhere: they mix.",
                       "python bench.py confident"),
-    "maskgit:10": (lambda: by_rule("maskgit:10"), "A count leaves all that is undecided to the last iterations, and commits it there together: it mixes.", "python bench.py rules"),
-    "random_order:10": (lambda: by_rule("random_order:10"), "Careless, and far better than the most confident first: undecided words are spread over the iterations, so that they seldom meet.",
+    "maskgit:10": (lambda: by_rule("maskgit:10"), "A count leaves all that is undecided to the last iterations, and commits it there "
+        "together: it mixes.", "python bench.py rules"),
+    "random_order:10": (lambda: by_rule("random_order:10"), "Careless, and far better than the most confident first: undecided words are "
+        "spread over the iterations, so that they seldom meet.",
                         "python bench.py rules"),
-    "naive prefix": (naive_prefix, "Other keys and values than in training, but of 11 positions only, and this model hardly cares. With other seeds it costs more.", "python bench.py prefill"),
+    "naive prefix": (naive_prefix, "Other keys and values than in training, but of 11 positions only, and this model hardly cares. With "
+        "other seeds it costs more.", "python bench.py prefill"),
     "a wrong colour": (wrong_colour, "What is given is believed, and the rest is read off the picture.", "python bench.py priors"),
-    "AR weights, diffusion decoding": (lambda: share(lambda rows: decode(shipped("ar")[0], *scenes(N)[rows])), "It has never seen a [MASK], nor what follows a token. "
-                                       "The weights are shared between the phases; the skill is not.", "python bench.py recipe"),
-    "diffusion weights, AR decoding": (lambda: share(lambda rows: decode_ar(shipped()[0], *scenes(N)[rows][:2], 48)), "600 steps in full attention, and most of the first phase is forgotten; "
-                                       "yet not all, thanks to the token shift.", "python bench.py recipe"),
+    "AR weights, diffusion decoding": (lambda: share(lambda rows: decode(shipped("ar")[0], *scenes(N)[rows])),
+    "It has never seen a [MASK], nor what follows a token. The weights are shared between the phases; the skill is not.", "python bench.py recipe"),
+    "diffusion weights, AR decoding": (lambda: share(lambda rows: decode_ar(shipped()[0], *scenes(N)[rows][:2], 48)),
+    "600 steps in full attention, and most of the first phase is forgotten; yet not all, thanks to the token shift.", "python bench.py recipe"),
 }
 __all__ = ["test_exercise"]
 measured = functools.cache(lambda question: 100 * QUESTIONS[question][0]() / N)

@@ -15,8 +15,10 @@ def form(past, P, what):
           f"{what} must be a list with one (keys, values) for each of the {config.layers} layers.")
     for tensor in (tensor for kv in past for tensor in kv):
         n = tensor.shape[2]
-        teach(n != P + 1, f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift needs it), so every later pass would see it twice: keep what precedes it.")
-        teach(n != P + 1 + W, f"{what} keeps the window, too. Later passes would see the new window and the old, all [MASK]: keep the prefix only.")
+        teach(n != P + 1, f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift needs it), so every later "
+              "pass would see it twice: keep what precedes it.")
+        teach(n != P + 1 + W, f"{what} keeps the window, too. Later passes would see the new window and the old, all "
+              "[MASK]: keep the prefix only.")
         teach_tensor(tensor, (len(tensor), config.heads, P, config.width // config.heads), torch.float32, f"each tensor of {what}")
 
 
@@ -31,7 +33,8 @@ def same(a, b):
 def moved(logits, wanted):
     """How far the distributions are from those of a fresh pass, in words."""
     gap = (logits.softmax(-1) - wanted.softmax(-1)).abs().sum(-1) / 2  # (B, W), total variation
-    return f"share of the probability that is on other tokens than in a pass from scratch: {gap.mean():.3%} on average over positions, {gap.max():.1%} at most"
+    words = "share of the probability that is on other tokens than in a pass from scratch:"
+    return f"{words} {gap.mean():.3%} on average over positions, {gap.max():.1%} at most"
 
 
 @torch.no_grad()
@@ -42,8 +45,10 @@ def check_the_first_pass_and_what_it_keeps(solution):
     logits, past = answer
     teach_tensor(logits, (*window.shape, model.config.vocab_size), torch.float32, "logits")
     hidden = model.transformer(torch.cat([prefix, model.embedding(window)], 1), False)[0]
-    teach(not same(logits, model.head(hidden[:, -window.shape[1]:])), "The shift is missing: a token's logits stand one position before it; the first one's at the last prompt token.")
-    teach(same(logits, exact(prefix, window)), "The logits of the first pass are not those of a plain pass over prefix and window, in full attention.")
+    teach(not same(logits, model.head(hidden[:, -window.shape[1]:])), "The shift is missing: a token's logits stand one position before "
+          "it; the first one's at the last prompt token.")
+    teach(same(logits, exact(prefix, window)), "The logits of the first pass are not those of a plain pass over prefix "
+          "and window, in full attention.")
     form(past, prefix.shape[1] - 1, "past")
 
 
@@ -54,11 +59,12 @@ def check_a_later_pass(solution):
     form(past, prefix.shape[1] - 1, "past")
     again = solution.later_pass(model, prefix[:, -1:], window, past)
     teach_tensor(again, logits.shape, torch.float32, "the logits of later_pass")
-    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass gives other logits than first_pass did. Does it feed [last prompt token][window], hand in "
-          "the past, and read the logits one position before each token?")
+    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass gives other logits than first_pass "
+          "did. Does it feed [last prompt token][window], hand in the past, and read the logits one position before each token?")
     half = torch.where(torch.arange(window.shape[1]) < 20, scenes(64).responses[:B], window)
     stale = solution.later_pass(model, prefix[:, -1:], half, past)
-    teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems to run the prefix anew. Then nothing is saved; use the past that it is given.")
+    teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems to run the prefix anew. Then nothing "
+          "is saved; use the past that it is given.")
     print(f"\nstale, 20 tokens committed: {moved(stale, exact(prefix, half))}")
 
 
@@ -70,9 +76,12 @@ def check_the_naive_prefix(solution):
     kept = lambda x, causal: [kv[1][:, :, :prefix.shape[1] - 1] for kv in model.transformer(x, causal)[1]]
     near = lambda other: all(same(kv[1], values) for kv, values in zip(past, other))
     before = prefix[:, :-1]
-    teach(not near(kept(before, True)), "You ran the prefix under the causal mask, as one would for an AR model. In the diffusion phase image and prompt see each other both ways.")
-    teach(not near(kept(prefix, False)), "What is kept has seen the last prompt token. Run what precedes it alone, so that it depends on nothing that comes later.")
-    teach(not near(kept(torch.cat([prefix, model.embedding(window)], 1), False)), "What is kept has seen the window: that is prefilling as published, not the naive prefix.")
+    teach(not near(kept(before, True)), "You ran the prefix under the causal mask, as one would for an AR model. In the diffusion phase "
+          "image and prompt see each other both ways.")
+    teach(not near(kept(prefix, False)), "What is kept has seen the last prompt token. Run what precedes it alone, so that it "
+          "depends on nothing that comes later.")
+    teach(not near(kept(torch.cat([prefix, model.embedding(window)], 1), False)), "What is kept has seen the window: that is prefilling "
+          "as published, not the naive prefix.")
     teach(near(kept(before, False)), "The naive past is not what one pass over the prefix without its last token gives.")
     naive = solution.later_pass(model, prefix[:, -1:], window, past)
     print(f"\nnaive, in the first pass already: {moved(naive, exact(prefix, window))}; prefilling as published: none")

@@ -41,15 +41,19 @@ def check_only_the_current_block(solution):
             made = step(seed)
             commit = commits(solution, made, k)
             alone = torch.cat([commits(solution, Step(made.iteration, *(t[b:b + 1] for t in made[1:])), k) for b in range(len(commit))])
-            teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its own. Two usual causes: the block's minimum taken over "
-                  "everything (use dim=1), or a fallback decided for the whole batch (any() instead of any(1)).")
+            teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its "
+                  "own. Two usual causes: the block's minimum taken over everything (use dim=1), or a fallback decided for the whole "
+                  "batch (any() instead of any(1)).")
             for b, row in enumerate(commit):
                 block = block_of(made.masked[b], k)
                 outside = [i for i in row.nonzero()[:, 0].tolist() if i not in block]
-                teach(not outside, f"With k = {k}, an example whose first mask is at {made.masked[b].nonzero()[0, 0]} commits position {(outside or [0])[0]}; its current block is "
-                      f"{block[0]} to {block[-1]}. Blocks start at multiples of k, not at the first [MASK]; and which one it is follows from what is masked, not from step.iteration.")
-                teach(row.any(), f"An example whose current block is {block[0]} to {block[-1]} commits nothing of it (k = {k}). Where none of the block passes 0.9, name its most confident masked position "
-                      "yourself: else the loop takes the most confident of the WHOLE window, which breaks the order. (A block whose other tokens are given or committed has no [MASK] and is done.)")
+                teach(not outside, f"With k = {k}, an example whose first mask is at {made.masked[b].nonzero()[0, 0]} commits position "
+                      f"{(outside or [0])[0]}; its current block is {block[0]} to {block[-1]}. Blocks start at multiples of k, not at the "
+                      "first [MASK]; and which one it is follows from what is masked, not from step.iteration.")
+                teach(row.any(), f"An example whose current block is {block[0]} to {block[-1]} commits nothing of it (k = {k}). "
+                      "Where none of the block passes 0.9, name its most confident masked position yourself: else the loop takes "
+                      "the most confident of the WHOLE window, which breaks the order. (A block whose other tokens are given or "
+                      "committed has no [MASK] and is done.)")
 
 
 def check_what_is_committed_within_it(solution):
@@ -71,7 +75,8 @@ def check_captions(solution):
         right, _, iterations = bench.graded(lambda rows: decode(model, *some[rows], lambda made: solution.rule(made, float(k))), some)
         found[k] = sum(right) / 64, sum(iterations) / 64
     print("\n" + "; ".join(f"k = {k}: {right:.1%} fully right in {iterations:.2f} iterations" for k, (right, iterations) in found.items()))
-    teach(min(right for right, _ in found.values()) >= 0.95, "Captions decoded with your rule are right too rarely: " + ", ".join(f"k = {k}: {right:.1%}" for k, (right, _) in found.items()) + ".")
+    teach(min(right for right, _ in found.values()) >= 0.95, "Captions decoded with your rule are right too rarely: " + ", ".join(
+          f"k = {k}: {right:.1%}" for k, (right, _) in found.items()) + ".")
     teach(found[8][1] > found[48][1], "Blocks of 8 should need more iterations than one block of 48.")
 
 

@@ -30,26 +30,32 @@ def check_each_example_on_its_own(solution):
     torch.manual_seed(0)
     alone = [decoded(solution.rule, slice(b, b + 1)) for b in range(16)]
     random = not torch.equal(decoded(solution.rule, slice(0, 16)).tokens, batch.tokens)
-    teach(random or all(batch.iterations[b] == one.iterations[0] and torch.equal(batch.tokens[b], one.tokens[0]) for b, one in enumerate(alone)),
-          "Your rule decides differently in a batch than for each example alone: max, topk, sort, mean or any run over the whole (B, W). Use dim=1: each row is an example of its own.")
+    same = all(batch.iterations[b] == one.iterations[0] and torch.equal(batch.tokens[b], one.tokens[0]) for b, one in enumerate(alone))
+    teach(random or same,
+          "Your rule decides differently in a batch than for each example alone: max, topk, sort, mean or any run over the whole (B, W). "
+          "Use dim=1: each row is an example of its own.")
 
 
 def check_beats_fixed_counts(solution):
     right, iterations = measured(solution.rule)
     count_right, count_iterations = measured(resolve("maskgit:2"))
     said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. maskgit:2: {count_right:.1%} in {count_iterations:.2f}. "
-    teach(right >= count_right - 0.02, said + "Too few are right. Tokens committed in one iteration are chosen independently of each other: where two words "
-          "are equally good (at, in), each position picks for itself, and they mix. Commit one of them and let the others see it.")
+    teach(right >= count_right - 0.02, said + "Too few are right. Tokens committed in one iteration are chosen independently of "
+          "each other: where two words are equally good (at, in), each position picks for itself, and they mix. Commit one of "
+          "them and let the others see it.")
     teach(iterations < count_iterations / 2, said + "Too slow: commit all that is sure at once, however many that are.")
 
 
 def check_98_percent_in_fewer_iterations_than_confident(solution):
     right, iterations = measured(solution.rule)
-    said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. confident:0.9: {{:.1%}} in {{:.2f}}. ".format(*measured(resolve("confident:0.9")))
-    teach(right >= 0.98, said + "Fast, but fewer than 98% are right: committed together, undecided words mix. Lower thresholds are not the way.")
-    teach(iterations <= 4, said + "Look at a trace: in the last three iterations confident decoding settles one open choice each, and it begins with that only once nothing is sure any more. "
-          "Could an open choice be settled while sure ones are committed, one at a time? (If you do that and gain nothing: is your best one taken among masked positions that are not sure? "
-          "Committed positions have a high confidence, too.)")
+    theirs = "confident:0.9: {:.1%} in {:.2f}. ".format(*measured(resolve("confident:0.9")))
+    said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. {theirs}"
+    teach(right >= 0.98, said + "Fast, but fewer than 98% are right: committed together, undecided words mix. "
+          "Lower thresholds are not the way.")
+    teach(iterations <= 4, said + "Look at a trace: in the last three iterations confident decoding settles one open choice each, and it "
+          "begins with that only once nothing is sure any more. Could an open choice be settled while sure ones are committed, one at a "
+          "time? (If you do that and gain nothing: is your best one taken among masked positions that are not sure? Committed positions "
+          "have a high confidence, too.)")
     print("\n" + said + "All of the leaderboard: python bench.py rules --rule FILE")
 
 
