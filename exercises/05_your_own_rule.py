@@ -5,7 +5,7 @@ iterations for 48 tokens; `confident:0.9` needs about 5 and is as right. First b
 fewer iterations than `confident:0.9`, at most 4 on average.
 
 Watch where the iterations go, before you start:   python sample.py --seed 9
-Bold thresholds do not work: `--rule confident:0.5` mixes two wordings. Why? And what could be committed in the first iteration,
+A bold threshold alone does not work: `--rule confident:0.5` mixes two wordings. Why? And what could be committed in the first iteration,
 besides what is sure, without mixing anything?
 
 Paper: confident decoding. Compare afterwards: `confident` in mini_dimple.py, and the files in rules/.

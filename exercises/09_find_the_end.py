@@ -1,7 +1,7 @@
 """Exercise 9: find the end early, and shrink the window.
 
-The window is as long as the longest answer; most answers are shorter, and their tail is EOS. The response ends at its first EOS,
-and every EOS after it is work for nothing. So: decode confidently, and as soon as an EOS is committed, cut the window behind the first
+The window of 48 tokens is longer than any answer (39 at most, with one EOS), and the rest of it is EOS. The response ends at its first
+EOS, and every EOS after it is work for nothing. So: decode confidently, and as soon as an EOS is committed, cut the window behind the first
 one and go on with what is left. That EOS itself stays: the model sees by it how long the answer is to be.
 
 One example at a time here, no prefilling. Keep to what is committed: a proposal is no more than a guess.

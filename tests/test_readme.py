@@ -86,6 +86,9 @@ def test_every_name_in_the_neighbours_exists():
     text = (ROOT / "docs" / "neighbours.md").read_text()
     spans = set(re.findall(r"`([^`]+)`", text))
     options = set(train.parse([])[0]._option_string_actions)
+    functions = [value for value in vars(mini_dimple).values() if inspect.isfunction(value)]
+    arguments = {argument for value in functions for argument in inspect.signature(value).parameters}
+    known = arguments | {"past"} | set(mini_dimple.Config.__annotations__)
     for span in spans:
         name = re.match(r"[\w.]+", span)
         if flags := re.findall(r"--[\w-]+", span):
@@ -95,9 +98,8 @@ def test_every_name_in_the_neighbours_exists():
         elif span.startswith("step."):
             assert span[5:] in mini_dimple.Step._fields
         else:
-            arguments = {argument for value in vars(mini_dimple).values() if inspect.isfunction(value) for argument in inspect.signature(value).parameters}
-            known = arguments | {"past"} | set(mini_dimple.Config.__annotations__)
             assert find(name[0]) is not None or name[0] in known or hasattr(data, name[0]), span
+            assert set(re.findall(r"(\w+)=", span)) <= arguments, span
     assert len(spans) > 20
 
 

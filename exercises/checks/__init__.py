@@ -5,16 +5,15 @@ line, and `solution` is the module that did so."""
 import functools
 import traceback
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
 
 import bench
 from mini_dimple import RuleError, load
+from sample import SHIPPED
 
 CPU = torch.device("cpu")
-DATA = Path(__file__).parents[2] / "data"
 
 
 def teach(right, lesson):
@@ -36,7 +35,7 @@ def exercise(*checks):
             own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == solution.__file__]
             if not own and not isinstance(error, RuleError):
                 raise  # not the student's doing
-            if isinstance(error, NotImplementedError):
+            if isinstance(error, NotImplementedError) and not error.args:  # PyTorch raises some, too, with a message
                 teach(False, f"{own[-1].name} is not written yet.")
             line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""
             teach(False, f"{line}{type(error).__name__}: {error}")
@@ -54,7 +53,7 @@ def teach_tensor(value, shape, dtype, what):
 @functools.cache
 def shipped(phase="diffusion"):
     """-> model, tokenizer of the weights that come with the repository, of either phase."""
-    return load(DATA / {"diffusion": "mini_dimple.pt", "ar": "ar_phase.pt"}[phase], CPU)
+    return load({"diffusion": SHIPPED, "ar": SHIPPED.with_name("ar_phase.pt")}[phase], CPU)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ from mini_dimple import draw_t, forward_process, token_nll, weigh
 
 __all__ = ["test_exercise"]
 B = 6
+MASK = shipped()[0].config.mask_id
 
 
 def case(seed, n=B):
@@ -14,12 +15,12 @@ def case(seed, n=B):
     t = draw_t(n, "cpu", g)
     t[-1] = 1.0
     responses = some.responses[:n]
-    return [some.images[:n], some.prompts[:n] + torch.arange(n)[:, None] % 3, responses, forward_process(responses, t, 398, g)[1], t]
+    return [some.images[:n], some.prompts[:n] + torch.arange(n)[:, None] % 3, responses, forward_process(responses, t, MASK, g)[1], t]
 
 
 def run(solution, given):
-    mask_id, before = shipped()[0].config.mask_id, [tensor.clone() for tensor in given]
-    answer = solution.twins(*given, mask_id)
+    before = [tensor.clone() for tensor in given]
+    answer = solution.twins(*given, MASK)
     teach(isinstance(answer, tuple) and len(answer) == 6, "twins must return six tensors: images, prompt, response, noisy, masked, t.")
     n = len(given[0])
     for name, tensor, like in zip(("images", "prompt", "response", "noisy", "masked", "t"), answer, (*given[:3], given[2], *given[3:])):
@@ -31,15 +32,15 @@ def run(solution, given):
 def check_rows_belong_together(solution):
     given = case(0)
     images, prompt, response, noisy, masked, t = run(solution, given)
-    teach(not (response == 398).any(), "The response that you return has [MASK]s in it: it is the target of the "
+    teach(not (response == MASK).any(), "The response that you return has [MASK]s in it: it is the target of the "
           "loss and must be the clean one.")
     partly = masked.any(1) & ~masked.all(1)
     for row in range(2 * B):
-        teach(not (partly[row] and torch.equal(noisy[row] == 398, ~masked[row])), f"Row {row}: noisy has its [MASK]s "
+        teach(not (partly[row] and torch.equal(noisy[row] == MASK, ~masked[row])), f"Row {row}: noisy has its [MASK]s "
               "where the OTHER twin's mask is.")
-    teach(not ((noisy == 398).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. "
+    teach(not ((noisy == MASK).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. "
           "Start from the clean response and mask the complement.")
-    teach(torch.equal(noisy == 398, masked), "noisy must be [MASK] exactly where masked is True.")
+    teach(torch.equal(noisy == MASK, masked), "noisy must be [MASK] exactly where masked is True.")
     teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. "
           "Are the rows in one order everywhere? torch.cat([x, x]) and x.repeat(2, 1) put the twins B rows apart, x.repeat_interleave(2, "
           "0) side by side: do not mix them.")
@@ -89,8 +90,8 @@ def check_what_it_is_for(solution):
         one, two = (torch.cat([x, x]) for x in scenes(64)[:8][:2])
         t = draw_t(16, "cpu", g)
         both = torch.cat([response, response])
-        values["two masks each"].append(loss(one, two, both, *forward_process(both, t, 398, g), t))
-        masked = forward_process(response, t[::2], 398, g)[1]
+        values["two masks each"].append(loss(one, two, both, *forward_process(both, t, MASK, g), t))
+        masked = forward_process(response, t[::2], MASK, g)[1]
         values["mask and complement"].append(loss(*run(solution, [*scenes(64)[:8][:2], response, masked, t[::2]])))
     spread = {name: torch.tensor(of).std().item() for name, of in values.items()}
     print("\nstandard deviation of the loss over 16 draws: " + ", ".join(f"{name} {std:.4f}" for name, std in spread.items()))

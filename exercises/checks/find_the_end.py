@@ -28,6 +28,7 @@ def check_where_the_window_is_cut(solution):
         for before, after in zip(windows, [*windows[1:], None]):
             teach(not (before[:-1] == config.eos_id).any(), "A pass ran over a window in which an EOS was committed, with more behind "
                   "it: cut behind the FIRST committed EOS.")
+            teach(after is None or len(after) <= len(before), "The window has grown again from one pass to the next.")
             if after is not None and len(after) < len(before):
                 teach(after[-1] == config.eos_id, "The window was cut where no EOS stands at its new end. Either the EOS itself was cut "
                       "off, and the model no longer sees how long the answer is to be: cut behind it. Or you cut at an EOS that was "

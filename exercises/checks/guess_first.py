@@ -36,23 +36,26 @@ def wrong_colour():
     return sum(bench.follow(t, prior, tokenizer, some.board, model.config)[1] for t, prior in zip(tokens, priors))
 
 
-QUESTIONS = {  # name -> how it is measured, what to read in the answer, the command that goes deeper
-    "confident:0.9": (lambda: by_rule("confident:0.9"), "The picture settles nearly every word.", "python bench.py confident"),
+QUESTIONS = {  # name -> how it is measured, what to read in the answer
+    "confident:0.9": (lambda: by_rule("confident:0.9"), "The picture settles nearly every word."),
     "confident:0.5": (lambda: by_rule("confident:0.5"), "Two prepositions are equally good. One of them just passes one half at several "
-        "places at once, and not the same one everywhere: they mix.",
-                      "python bench.py confident"),
+    "places "
+                      "at once, and not the same one everywhere: they mix. Deeper: python bench.py confident"),
     "maskgit:10": (lambda: by_rule("maskgit:10"), "A count leaves all that is undecided to the last iterations, and commits it there "
-        "together: it mixes.", "python bench.py rules"),
+    "together: "
+                   "it mixes. Deeper: python bench.py rules"),
     "random_order:10": (lambda: by_rule("random_order:10"), "Careless, and far better than the most confident first: undecided words are "
-        "spread over the iterations, so that they seldom meet.",
-                        "python bench.py rules"),
-    "naive prefix": (naive_prefix, "Other keys and values than in training, but of 11 positions only, and this model hardly cares. With "
-        "other seeds it costs more.", "python bench.py prefill"),
-    "a wrong colour": (wrong_colour, "What is given is believed, and the rest is read off the picture.", "python bench.py priors"),
+    "spread "
+                        "over the iterations, so that they seldom meet. Deeper: python bench.py rules"),
+    "naive prefix": (naive_prefix, "Other keys and values than in training, but of 11 positions only, and this model hardly cares; others "
+    "may. "
+                     "Deeper: python bench.py prefill"),
+    "a wrong colour": (wrong_colour, "What is given is believed, and the rest is read off the picture. Deeper: python bench.py priors"),
     "AR weights, diffusion decoding": (lambda: share(lambda rows: decode(shipped("ar")[0], *scenes(N)[rows])),
-    "It has never seen a [MASK], nor what follows a token. The weights are shared between the phases; the skill is not.", "python bench.py recipe"),
+                                       "It has never seen a [MASK], nor what follows a token. The weights are shared between the phases; "
+                                       "the skill is not."),
     "diffusion weights, AR decoding": (lambda: share(lambda rows: decode_ar(shipped()[0], *scenes(N)[rows][:2], 48)),
-    "600 steps in full attention, and most of the first phase is forgotten; yet not all, thanks to the token shift.", "python bench.py recipe"),
+                                       "600 steps in full attention, and most of what the first phase learnt is gone; but not all."),
 }
 __all__ = ["test_exercise"]
 measured = functools.cache(lambda question: 100 * QUESTIONS[question][0]() / N)
@@ -67,16 +70,16 @@ def form(question, guess):
         teach(False, f"{question}: {guess!r} is no range. Write two numbers, (low, high), in percent.")
     teach(0 <= low <= high <= 100, f"{question}: {guess!r} must run from low to high, within 0 and 100 percent.")
     teach(high - low <= WIDEST, f"{question}: {guess!r} is {high - low:g} points wide; at most {WIDEST}, or it is no guess.")
-    teach(high > 1, f"{question}: {guess!r} looks like fractions; the ranges are in percent, (90, 100).")
+    teach(not 0 < low <= high <= 1, f"{question}: {guess!r} looks like fractions; the ranges are in percent, (90, 100).")
     return low, high
 
 
 def check_guesses(solution):
     guesses, lessons = {question: form(question, solution.GUESS.get(question)) for question in QUESTIONS}, []
     for question, (low, high) in guesses.items():
-        value, (_, why, command) = measured(question), QUESTIONS[question]
+        value = measured(question)
         if not low <= value <= high:
-            lessons.append(f"{question}: you guessed {low:g} to {high:g}%, measured {value:.0f}%. {why} Deeper: {command}")
+            lessons.append(f"{question}: you guessed {low:g} to {high:g}%, measured {value:.0f}%. {QUESTIONS[question][1]}")
     teach(not lessons, "\n".join([f"{len(QUESTIONS) - len(lessons)} of {len(QUESTIONS)} ranges hold what was measured.", *lessons]))
 
 

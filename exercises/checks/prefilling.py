@@ -14,6 +14,8 @@ def form(past, P, what):
     teach(isinstance(past, (list, tuple)) and len(past) == config.layers and all(len(kv) == 2 for kv in past),
           f"{what} must be a list with one (keys, values) for each of the {config.layers} layers.")
     for tensor in (tensor for kv in past for tensor in kv):
+        teach(isinstance(tensor, torch.Tensor) and tensor.dim() == 4, f"{what} must hold tensors of four dimensions, (B, nh, positions, "
+              "hd).")
         n = tensor.shape[2]
         teach(n != P + 1, f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift needs it), so every later "
               "pass would see it twice: keep what precedes it.")
@@ -73,8 +75,8 @@ def check_the_naive_prefix(solution):
     (model, _), prefix, window = shipped(), prefix_of(64)[:B], scenes(64).windows[:B]
     past = solution.naive_past(model, prefix)
     form(past, prefix.shape[1] - 1, "the naive past")
-    kept = lambda x, causal: [kv[1][:, :, :prefix.shape[1] - 1] for kv in model.transformer(x, causal)[1]]
-    near = lambda other: all(same(kv[1], values) for kv, values in zip(past, other))
+    kept = lambda x, causal: [tensor[:, :, :prefix.shape[1] - 1] for kv in model.transformer(x, causal)[1] for tensor in kv]
+    near = lambda other: all(map(same, (tensor for kv in past for tensor in kv), other))
     before = prefix[:, :-1]
     teach(not near(kept(before, True)), "You ran the prefix under the causal mask, as one would for an AR model. In the diffusion phase "
           "image and prompt see each other both ways.")

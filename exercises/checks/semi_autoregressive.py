@@ -19,8 +19,11 @@ def step(seed, B=5, W=48):
     given = ~masked & (torch.rand(B, W, generator=g) < 0.3)
     confidence = torch.rand(B, W, generator=g) * 0.3 + (0.62 if seed % 2 else 0.55)  # at even seeds none is above 0.9
     confidence[~masked] = 0.99
-    tokens = torch.where(masked, 398, torch.full((B, W), 5))
-    return Step(rng.randrange(9), tokens, masked, given, torch.full((B, W), 7), confidence, torch.full((B, W, 399), 1 / 399))
+    config, proposal = shipped()[0].config, torch.full((B, W), 7)
+    tokens = torch.where(masked, config.mask_id, torch.full((B, W), 5))
+    others = (1 - confidence) / (config.vocab_size - 1)
+    probs = others[..., None].expand(B, W, config.vocab_size).scatter(2, proposal[..., None], confidence[..., None])
+    return Step(rng.randrange(9), tokens, masked, given, proposal, confidence, probs)
 
 
 def block_of(masked, k):

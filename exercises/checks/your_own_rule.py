@@ -51,9 +51,10 @@ def check_98_percent_in_fewer_iterations_than_confident(solution):
     theirs = "confident:0.9: {:.1%} in {:.2f}. ".format(*measured(resolve("confident:0.9")))
     said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. {theirs}"
     teach(right >= 0.98, said + "Fast, but fewer than 98% are right: committed together, undecided words mix. "
-          "Lower thresholds are not the way.")
-    teach(iterations <= 4, said + "Look at a trace: in the last three iterations confident decoding settles one open choice each, and it "
-          "begins with that only once nothing is sure any more. Could an open choice be settled while sure ones are committed, one at a "
+          "A lower threshold alone is not the way.")
+    teach(iterations <= 4, said + "Look at a trace: after its first iteration confident decoding settles an open choice alone, commits "
+          "what "
+          "follows from it in the next, and so on. Could an open choice be settled while sure ones are committed, one at a "
           "time? (If you do that and gain nothing: is your best one taken among masked positions that are not sure? Committed positions "
           "have a high confidence, too.)")
     print("\n" + said + "All of the leaderboard: python bench.py rules --rule FILE")
