@@ -123,6 +123,7 @@ def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, words):
     assert bench.load(lab.path(recipe, 0))[0].config == bench.load(tmp_path / "o" / "mini_dimple.pt")[0].config
 
 
+@pytest.mark.slow
 def test_all_goes_on_after_an_interruption(tmp_path, tiny_lab, monkeypatch, capsys):
     """What was trained and measured before is not done again, and the figures are those of a run that was not interrupted."""
     monkeypatch.setattr(bench, "CLAIMS", {name: bench.CLAIMS[name] for name in ("loss", "recipe")})

@@ -91,6 +91,7 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
         assert out.iterations.float().mean() < 16, "many tokens per iteration"
 
 
+@pytest.mark.slow
 def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
     out = tmp_path / "out"
     run("--data", pictures, "--out", out, "--holdout", 0, "--ar-steps", 80, "--diffusion-steps", 240, "--seed", 1)
