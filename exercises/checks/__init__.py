@@ -5,6 +5,7 @@ line, and `solution` is the module that did so."""
 import functools
 import traceback
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -62,19 +63,10 @@ def scenes(n):
     return bench.Scenes(*shipped(), n, CPU)
 
 
-def prefix_of(rows):
-    """-> embeddings of [visual tokens][prompt] of the scenes' first `rows`, (rows, V + P, D)."""
-    model, _ = shipped()
-    with torch.no_grad():
-        return model.prefix(*scenes(rows)[:rows][:2])
-
-
-class Pass:
+class Pass(NamedTuple):
     """One pass of the model over one example, as `watched` saw it."""
-
-    def __init__(self, window, probs):
-        self.window = window  # (W,) ids that went in
-        self.probs = probs    # (W, vocab), [MASK] excluded
+    window: torch.Tensor  # (W,) ids that went in
+    probs: torch.Tensor   # (W, vocab), [MASK] excluded
 
 
 @contextmanager

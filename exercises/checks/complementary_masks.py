@@ -7,6 +7,7 @@ from mini_dimple import draw_t, forward_process, token_nll, weigh
 __all__ = ["test_exercise"]
 B = 6
 MASK = shipped()[0].config.mask_id
+ORDER = "torch.cat([x, x]) and x.repeat(2, ...) put the twins B rows apart, x.repeat_interleave(2, 0) side by side: do not mix them."
 
 
 def case(seed, n=B):
@@ -42,14 +43,12 @@ def check_rows_belong_together(solution):
           "Start from the clean response and mask the complement.")
     teach(torch.equal(noisy == MASK, masked), "noisy must be [MASK] exactly where masked is True.")
     teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. "
-          "Are the rows in one order everywhere? torch.cat([x, x]) and x.repeat(2, 1) put the twins B rows apart, x.repeat_interleave(2, "
-          "0) side by side: do not mix them.")
+          "Are the rows in one order everywhere? " + ORDER)
     for row in range(2 * B):
         owner = next((b for b in range(B) if torch.equal(images[row], given[0][b])), None)
         teach(owner is not None and torch.equal(prompt[row], given[1][owner]) and torch.equal(response[row], given[2][owner]),
               f"Row {row}: image, prompt and response are of different examples. The model would learn to describe one picture with "
-              "the words of another. torch.cat([x, x]) and x.repeat(2, ...) put the twins B rows apart, x.repeat_interleave(2, 0) "
-              "side by side: do not mix them.")
+              "the words of another. " + ORDER)
 
 
 def pairs(given, answer):
@@ -62,20 +61,21 @@ def pairs(given, answer):
 
 def check_each_token_is_predicted_once(solution):
     given = case(1)
+    *_, drawn, levels = given
     *_, masked, t = answer = run(solution, given)
     for b, (one, two) in enumerate(pairs(given, answer)):
         teach(torch.equal(masked[one], ~masked[two]), "The two masks of an example are not complements: each token must be masked in "
               "exactly one of the twins. Do the masks come in the same order as the other tensors: B rows apart (torch.cat, repeat) or "
               "side by side (repeat_interleave)?")
-        teach(any(torch.equal(masked[row], given[3][b]) for row in (one, two)), "One of the twins must have the mask that was drawn.")
-        own = one if torch.equal(masked[one], given[3][b]) else two
+        teach(any(torch.equal(masked[row], drawn[b]) for row in (one, two)), "One of the twins must have the mask that was drawn.")
+        own = one if torch.equal(masked[one], drawn[b]) else two
         twin = two if own == one else one
-        teach(torch.isclose(t[own], given[4][b]), "The row with the mask that was drawn keeps its level t.")
-        teach(given[4][b] > 0.4 and given[4][b] < 0.6 or not torch.isclose(t[twin], given[4][b]),
+        teach(torch.isclose(t[own], levels[b]), "The row with the mask that was drawn keeps its level t.")
+        teach(0.4 < levels[b] < 0.6 or not torch.isclose(t[twin], levels[b]),
               "The complement has the same t as the mask. Where t is masked in one, 1 - t is masked in the other, and "
               "the loss divides by the level.")
         teach(t[twin] > 0, "At t = 1 the complement's level is 0, and the loss divides by it: keep it at least EPS (clamp).")
-        teach(torch.isclose(t[twin], (1 - given[4][b]).clamp(min=1e-3)), "The complement's level is 1 - t, at least EPS.")
+        teach(torch.isclose(t[twin], (1 - levels[b]).clamp(min=1e-3)), "The complement's level is 1 - t, at least EPS.")
 
 
 @torch.no_grad()

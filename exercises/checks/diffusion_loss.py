@@ -16,27 +16,25 @@ def case(levels, seed=0):
     return model, images, prompt, response, masked, t
 
 
-def nll(model, images, prompt, response, seen, causal=False, shift=1):
-    """-log p (B, W) of each response token, read `shift` positions before it, when the model sees `seen`."""
-    x = torch.cat([model.prefix(images, prompt), model.embedding(seen)], 1)
-    hidden, _ = model.transformer(x, causal)
-    start, end = x.shape[1] - response.shape[1] - shift, x.shape[1] - shift
-    logits = model.head(hidden[:, start:end])
-    return token_nll(logits, response[:, :logits.shape[1]])
+def nll(model, images, prompt, response, seen, causal=False):
+    """-log p (B, W) of each response token when the model sees `seen`."""
+    return token_nll(model(images, prompt, seen, causal), response)
 
 
 @torch.no_grad()
 def lessons(model, images, prompt, response, masked, t):
     """-> the right value; (value, lesson) of each mistake."""
-    (B, W), noisy = response.shape, response.masked_fill(masked, model.config.mask_id)
+    W, noisy = response.shape[1], response.masked_fill(masked, model.config.mask_id)
     given = model, images, prompt, response
     over = lambda nll: ((nll * masked).sum(1) / t).mean().item() / W
-    right, own_place = nll(*given, noisy), nll(*given, noisy, shift=0)
+    right = nll(*given, noisy)
     kept = (right * masked).sum(1)
     unshifted = ("The shift is missing: you read each token's logits at its own position. The state at position i predicts token i + 1, "
                  "in both phases; the first response token is predicted at the last prompt token.")
     first = "All is right but the first response token: it is predicted at the last prompt token, position V + P - 1 of the sequence. "
-    logits = model.head(model.transformer(torch.cat([model.prefix(images, prompt), model.embedding(noisy)], 1), False)[0][:, -W:])
+    x = torch.cat([model.prefix(images, prompt), model.embedding(noisy)], 1)
+    logits = model.head(model.transformer(x, False)[0][:, -W:])  # of the response's own positions: not shifted
+    own_place = token_nll(logits, response)
     return over(right), [
         (over(own_place), unshifted),
         (own_place[masked].mean().item(), unshifted + " (And it is not the mean over all masked tokens, but the paper's weighting.)"),
@@ -67,7 +65,7 @@ def lessons(model, images, prompt, response, masked, t):
             "by every level. Sum over dim 1 without keepdim, so that (B,) is divided by (B,)."),
         ((kept * t).mean().item() / W, "You multiply by t; the weight is 1/t."),
         ((kept / t).mean().item(), "Divide by the window length W, too, so that the loss is per token and does not grow with the window."),
-        ((kept / t).mean().item() / (logits.shape[1] + model.prefix(images, prompt).shape[1]),
+        ((kept / t).mean().item() / x.shape[1],
             "Divide by the length of the response window, W, not of the whole sequence."),
         ((kept / t).sum().item() / W, "Take the mean over the examples of the batch, not their sum."),
         (-over(right), "The sign is wrong: the loss is MINUS the log-probability."),

@@ -1,11 +1,20 @@
 """Checks exercise 6: what is kept, when it is exact, and captions decoded with it."""
+from types import SimpleNamespace
+
 import torch
 
-from exercises.checks import exercise, prefix_of, scenes, shipped, teach, teach_tensor
-from mini_dimple import confident, propose, select, Step
+from bench import graded
+from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from mini_dimple import decode
 
 __all__ = ["test_exercise"]
 B = 8
+
+
+@torch.no_grad()
+def some_prefix():
+    """-> embeddings of [visual tokens][prompt] of the first scenes, (B, V + P, D)."""
+    return shipped()[0].prefix(*scenes(64)[:B][:2])
 
 
 def form(past, P, what):
@@ -14,8 +23,8 @@ def form(past, P, what):
     teach(isinstance(past, (list, tuple)) and len(past) == config.layers and all(len(kv) == 2 for kv in past),
           f"{what} must be a list with one (keys, values) for each of the {config.layers} layers.")
     for tensor in (tensor for kv in past for tensor in kv):
-        teach(isinstance(tensor, torch.Tensor) and tensor.dim() == 4, f"{what} must hold tensors of four dimensions, (B, nh, positions, "
-              "hd).")
+        teach(isinstance(tensor, torch.Tensor) and tensor.dim() == 4,
+              f"{what} must hold tensors of four dimensions, (B, nh, positions, hd).")
         n = tensor.shape[2]
         teach(n != P + 1, f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift needs it), so every later "
               "pass would see it twice: keep what precedes it.")
@@ -41,7 +50,7 @@ def moved(logits, wanted):
 
 @torch.no_grad()
 def check_the_first_pass_and_what_it_keeps(solution):
-    (model, _), prefix, window = shipped(), prefix_of(64)[:B], scenes(64).windows[:B]
+    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
     answer = solution.first_pass(model, prefix, window)
     teach(isinstance(answer, tuple) and len(answer) == 2, "first_pass must return logits and past.")
     logits, past = answer
@@ -56,7 +65,7 @@ def check_the_first_pass_and_what_it_keeps(solution):
 
 @torch.no_grad()
 def check_a_later_pass(solution):
-    (model, _), prefix, window = shipped(), prefix_of(64)[:B], scenes(64).windows[:B]
+    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
     logits, past = solution.first_pass(model, prefix, window)
     form(past, prefix.shape[1] - 1, "past")
     again = solution.later_pass(model, prefix[:, -1:], window, past)
@@ -72,7 +81,7 @@ def check_a_later_pass(solution):
 
 @torch.no_grad()
 def check_the_naive_prefix(solution):
-    (model, _), prefix, window = shipped(), prefix_of(64)[:B], scenes(64).windows[:B]
+    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
     past = solution.naive_past(model, prefix)
     form(past, prefix.shape[1] - 1, "the naive past")
     kept = lambda x, causal: [tensor[:, :, :prefix.shape[1] - 1] for kv in model.transformer(x, causal)[1] for tensor in kv]
@@ -89,27 +98,17 @@ def check_the_naive_prefix(solution):
     print(f"\nnaive, in the first pass already: {moved(naive, exact(prefix, window))}; prefilling as published: none")
 
 
-@torch.no_grad()
 def check_captions(solution):
-    (model, tokenizer), some = shipped(), scenes(64)
-    mask_id, rule = model.config.mask_id, confident(0.9)
+    (model, _), some = shipped(), scenes(64)
 
     def captions(naive):
-        tokens, prefix = some.windows.clone(), prefix_of(64)
-        past = solution.naive_past(model, prefix) if naive else None
-        for iteration in range(tokens.shape[1]):
-            masked = tokens == mask_id
-            if not masked.any():
-                break
-            if past is None:
-                logits, past = solution.first_pass(model, prefix, tokens)
-            else:
-                logits = solution.later_pass(model, prefix[:, -1:], tokens, past)
-            step = Step(iteration, tokens, masked, ~masked, *propose(logits.clone(), mask_id))
-            commit = select(rule, step, torch.zeros_like(masked))[0] & masked
-            tokens = torch.where(commit, step.proposal, tokens)
-        texts = [tokenizer.decode([i for i in row if i != model.config.eos_id]) for row in tokens.tolist()]
-        return sum(some.grade(texts)[0]) / 64
+        def score(prefix, response, causal, past=None):
+            if past is None and not naive:
+                return solution.first_pass(model, prefix, response)
+            past = past or solution.naive_past(model, prefix)
+            return solution.later_pass(model, prefix[:, -1:], response, past), past
+        passes = SimpleNamespace(config=model.config, prefix=model.prefix, score=score)  # what `decode` needs of a model
+        return sum(graded(lambda rows: decode(passes, *some[rows]), some)[0]) / 64
     published, naive = captions(False), captions(True)
     print(f"\nfully right: {published:.1%} with prefilling as published, {naive:.1%} with the naive prefix")
     teach(published >= 0.95, f"With your passes only {published:.1%} of 64 captions are fully right.")

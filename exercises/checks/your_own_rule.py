@@ -18,7 +18,8 @@ def decoded(rule, rows):
 
 @functools.cache
 def measured(rule):
-    """-> share right, iterations."""
+    """-> share right, iterations; of a rule, or of one of the leaderboard's by its name (`resolve` makes a new function each time)."""
+    rule = resolve(rule) if isinstance(rule, str) else rule
     torch.manual_seed(0)
     right, _, iterations = bench.graded(lambda rows: decoded(rule, rows), scenes(N))
     return sum(right) / N, sum(iterations) / N
@@ -38,7 +39,7 @@ def check_each_example_on_its_own(solution):
 
 def check_beats_fixed_counts(solution):
     right, iterations = measured(solution.rule)
-    count_right, count_iterations = measured(resolve("maskgit:2"))
+    count_right, count_iterations = measured("maskgit:2")
     said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. maskgit:2: {count_right:.1%} in {count_iterations:.2f}. "
     teach(right >= count_right - 0.02, said + "Too few are right. Tokens committed in one iteration are chosen independently of "
           "each other: where two words are equally good (at, in), each position picks for itself, and they mix. Commit one of "
@@ -48,13 +49,12 @@ def check_beats_fixed_counts(solution):
 
 def check_98_percent_in_fewer_iterations_than_confident(solution):
     right, iterations = measured(solution.rule)
-    theirs = "confident:0.9: {:.1%} in {:.2f}. ".format(*measured(resolve("confident:0.9")))
+    theirs = "confident:0.9: {:.1%} in {:.2f}. ".format(*measured("confident:0.9"))
     said = f"Your rule: {right:.1%} fully right in {iterations:.2f} iterations. {theirs}"
     teach(right >= 0.98, said + "Fast, but fewer than 98% are right: committed together, undecided words mix. "
           "A lower threshold alone is not the way.")
     teach(iterations <= 4, said + "Look at a trace: after its first iteration confident decoding settles an open choice alone, commits "
-          "what "
-          "follows from it in the next, and so on. Could an open choice be settled while sure ones are committed, one at a "
+          "what follows from it in the next, and so on. Could an open choice be settled while sure ones are committed, one at a "
           "time? (If you do that and gain nothing: is your best one taken among masked positions that are not sure? Committed positions "
           "have a high confidence, too.)")
     print("\n" + said + "All of the leaderboard: python bench.py rules --rule FILE")
