@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 import mini_dimple
+import train
 from data import DESCRIBE, Batches, drawing, pad_prompts, pad_responses, toy, write
 from mini_dimple import Config, Dimple, RuleError, checkpoint, decode, decode_ar, load, read_state
 from rules import resolve
@@ -365,7 +366,8 @@ def training_speed(args, device):
 
 TRAINED_BY = (Config, mini_dimple.Block, mini_dimple.ViT, mini_dimple.Projector, Dimple, mini_dimple.rotary_table, mini_dimple.rotate,
               mini_dimple.token_nll, mini_dimple.ar_loss, mini_dimple.draw_t, mini_dimple.forward_process, mini_dimple.weigh,
-              mini_dimple.diffusion_loss, mini_dimple.schedule, Batches, make_optimizers, phase_loss, Run.train)  # a change trains anew
+              mini_dimple.diffusion_loss, mini_dimple.schedule, Batches, train.low_precision,
+              train.orthogonalise, train.Muon, make_optimizers, phase_loss, Run.train)  # a change trains anew
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 97.5% point, 1 to 9 degrees of freedom
 
 

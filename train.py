@@ -25,7 +25,7 @@ from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
 TRAINING = {  # what a preset needs besides its Config; learning rates are peaks, the same in both phases
-    "tiny": dict(ar_steps=400, diffusion_steps=600, batch_size=64, examples=20_000, muon_lr=0.012, adamw_lr=1e-2),
+    "tiny": dict(ar_steps=400, diffusion_steps=600, batch_size=64, examples=20_000, muon_lr=0.01, adamw_lr=8e-3),
     "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000, muon_lr=0.012, adamw_lr=5e-3),
 }
 THRESHOLD = 0.9         # of confident decoding, in evaluation and in sample.py
@@ -171,6 +171,53 @@ def prepare(settings):
 
 # ---------------------------------------------------------------- optimizers
 
+def low_precision(device):
+    """What matrices are multiplied in where that pays: bf16 on a CUDA device that computes it natively, else float32.
+
+    Elsewhere bf16 is emulated (a T4; most CPUs, up to a thousand times slower), or gains nothing here (CPUs that have it)."""
+    native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if native else torch.float32
+
+
+def orthogonalise(matrices, dtype):
+    """The orthogonal factor, roughly, of each matrix (n, rows, columns): five Newton-Schulz steps, computed in `dtype`.
+
+    Singular values end between about 0.7 and 1.2. Coefficients: K. Jordan, https://kellerjordan.github.io/posts/muon."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = (x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).to(dtype)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose every update is orthogonalised, for matrices. As `torch.optim.Muon` without weight decay, but that one
+    computes in bf16 everywhere, and matrix by matrix; here the matrices of one shape are one stack."""
+
+    def __init__(self, matrices, lr, momentum):
+        shapes = {}
+        for matrix in matrices:
+            shapes.setdefault(matrix.shape, []).append(matrix)
+        super().__init__([dict(params=alike) for alike in shapes.values()], dict(lr=lr, momentum=momentum))
+
+    @torch.no_grad()
+    def step(self):
+        """Every matrix needs its gradient."""
+        for group in self.param_groups:
+            alike, momentum = group["params"], group["momentum"]
+            gradient = torch.stack([matrix.grad for matrix in alike])  # (n, rows, columns)
+            state = self.state[alike[0]]  # one average for all of the shape, kept with the first
+            if not state:
+                state["average"] = torch.zeros_like(gradient)
+            average = state["average"].lerp_(gradient, 1 - momentum)
+            update = orthogonalise(gradient.lerp(average, momentum), low_precision(gradient.device))  # Nesterov's look ahead
+            rate = group["lr"] * max(1, gradient.shape[1] / gradient.shape[2]) ** 0.5
+            torch._foreach_add_(alike, update.to(gradient.dtype).unbind(), alpha=-rate)
+
+
 def make_optimizers(model, muon_lr, adamw_lr):
     """Muon for the matrices that turn features into features, AdamW for the rest (norms, positions, token embedding
     and head); no weight decay. [(optimizer, peak lr)]"""
@@ -178,13 +225,14 @@ def make_optimizers(model, muon_lr, adamw_lr):
                 and name.split(".")[0] in ("vit", "projector", "blocks")]
     muon = [p for name, p in model.named_parameters() if name in matrices]
     rest = [p for name, p in model.named_parameters() if name not in matrices]
-    return [(torch.optim.Muon(muon, lr=muon_lr, weight_decay=0.0, momentum=0.9), muon_lr),
+    return [(Muon(muon, muon_lr, momentum=0.9), muon_lr),
             (torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0, fused=True), adamw_lr)]
 
 
 def autocast(device):
-    """bf16 on CUDA; float32 on the CPU, where bf16 gains nothing."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+    """bf16 where `low_precision` says so; float32 elsewhere."""
+    dtype = low_precision(device)
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 # ---------------------------------------------------------------- evaluation

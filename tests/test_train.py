@@ -78,7 +78,8 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
             assert [tokenizer.decode(out.response(b)) for b in range(6)] == split.texts
         phase, factor = schedule(step, ar_steps, diffusion_steps)
         for optimizer, peak in optimizers:
-            optimizer.param_groups[0]["lr"] = peak * factor
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
         loss = ar_loss(model, *batches(step, phase)) if phase == "ar" else diffusion_loss(
             model, *batches(step, phase), generator=torch.Generator().manual_seed(step))
         loss.backward()
