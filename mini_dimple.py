@@ -65,6 +65,10 @@ def rotate(x, rotary):
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)  # autocast: back to bf16
 
 
+def rms_norm(width):
+    return nn.RMSNorm(width, eps=1e-6)  # PyTorch's default depends on the dtype: 1e-7 in float32, 8e-3 in bf16
+
+
 class Block(nn.Module):
     """Attention, then SwiGLU, each on the RMS-normalised residual stream; no biases."""
 
@@ -72,10 +76,10 @@ class Block(nn.Module):
         super().__init__()
         hidden = 2 * width  # three times the width costs more and gains nothing on the toy set
         self.heads = heads
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = rms_norm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp_norm = rms_norm(width)
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
@@ -123,7 +127,7 @@ class Projector(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.norm = nn.RMSNorm(4 * config.vit_width)
+        self.norm = rms_norm(4 * config.vit_width)
         self.up = nn.Linear(4 * config.vit_width, config.width, bias=False)
         self.down = nn.Linear(config.width, config.width, bias=False)
 
@@ -148,7 +152,7 @@ class Dimple(nn.Module):
         self.projector = Projector(config)
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width)
+        self.norm = rms_norm(config.width)
         self.head = nn.Linear(config.width, config.vocab_size, bias=False)
         cos, sin = rotary_table(MAX_POSITIONS, config.width // config.heads)
         self.register_buffer("cos", cos, persistent=False)
@@ -265,13 +269,14 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
 def schedule(step, ar_steps, diffusion_steps, warmup=100):
     """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
 
-    Each phase warms up linearly (over `warmup` steps, at most a fifth of the phase) and falls linearly to 0."""
+    Each phase warms up linearly to the peak (over `warmup` steps, at most a fifth of the phase), and from there falls linearly
+    to 0, which it would reach one step after its last."""
     if step < ar_steps:
         phase, at, steps = "ar", step, ar_steps
     else:
         phase, at, steps = "diffusion", step - ar_steps, diffusion_steps
-    warm = min(1.0, (at + 1) / min(warmup, max(1, steps // 5)))
-    return phase, warm * (1 - at / steps)
+    warmup = max(1, min(warmup, steps // 5))
+    return phase, min((at + 1) / warmup, (steps - at) / (steps - warmup + 1))
 
 
 # ---------------------------------------------------------------- decoding (paper: confident, prefilling, structure priors)
@@ -350,6 +355,8 @@ def select(rule, step, taken_back):
 def propose(logits, mask_id, temperature=0.0, generator=None):
     """logits (B, W, vocab) -> proposal (B, W), its confidence (B, W), probs (B, W, vocab). Takes [MASK] out of `logits`."""
     logits[..., mask_id] = -torch.inf
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()  # between 0.99 and 1 bf16 has two values: too few for a threshold
     probs = logits.softmax(-1)
     if temperature > 0:
         sharp = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # no overflow at tiny temperatures
@@ -360,10 +367,12 @@ def propose(logits, mask_id, temperature=0.0, generator=None):
 
 
 def response_ends(tokens, given, eos_id):
-    """Where each response ends (B,): its first EOS, but not before its last given token; W if there is none."""
+    """Where each response ends (B,): its first EOS, but not before its last given word; W if there is none.
+
+    A given EOS is no word: a window whose tail is fixed to EOS ends where the tail begins, or earlier."""
     W = tokens.shape[1]
     position = torch.arange(W, device=tokens.device)
-    after = (given * (position + 1)).amax(1, keepdim=True)  # (B, 1) just past the last given token
+    after = (given * (tokens != eos_id) * (position + 1)).amax(1, keepdim=True)  # (B, 1) just past the last given word
     return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
 
 
@@ -458,7 +467,10 @@ def load(path, device="cpu"):
         model.load_state_dict(state["weights"])
         if tokenizer.vocab_size != model.config.vocab_size:
             raise ValueError("the vocabulary's size differs")
-        return model.to(device).eval(), tokenizer
     except Exception as error:  # a checkpoint of our format with contents that do not fit together
         raise ValueError(f"{path}: config, weights and tokenizer do not fit this code "
                          f"({(str(error) or repr(error)).splitlines()[0]})") from error
+    broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise ValueError(f"{path}: damaged weights: {broken[0]} holds numbers that are not finite")
+    return model.to(device).eval(), tokenizer

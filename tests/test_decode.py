@@ -192,12 +192,27 @@ def test_a_write_that_pytorch_cannot_see_harms_nothing():
     assert torch.equal(decode(model, images, prompt, window, hidden).tokens, decode(model, images, prompt, window, confident(0.3)).tokens)
 
 
+def test_a_tail_fixed_to_eos_is_a_length_prior_not_text(seed):
+    """The response ends where its own first EOS stands, after the last given word: a given EOS is an end, not a word."""
+    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 16, 9)
+    for free, word in ((9, None), (6, None), (6, 2), (3, None), (3, 0), (0, None)):
+        window = torch.full((16, 9), MASK)
+        window[:, free:] = EOS
+        if word is not None:
+            window[:, word] = 7
+        out = decode(model, images, prompt, window)
+        for b in range(16):
+            row, start = out.tokens[b].tolist(), 0 if word is None else word + 1
+            assert out.response(b) == (row[:row.index(EOS, start)] if EOS in row[start:] else row)
+            assert out.ends[b] <= free
+
+
 def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
     model, (images, prompt, _) = random_model(0), random_inputs(0, 3, 5)
     window = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])
     out = decode(model, images, prompt, window)
     assert out.iterations.tolist() == [0, 0, 0]
-    assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]]  # all given
+    assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3], [1], [1, 2, 3, 4, 5]]  # all given
     one_free = decode(model, images, prompt, torch.tensor([[EOS, 4, MASK]] * 3))
     assert all(one_free.response(b)[:2] == [EOS, 4] for b in range(3))
     free = decode(model, images, prompt, torch.full((3, 5), MASK))
