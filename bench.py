@@ -28,8 +28,8 @@ from data import DESCRIBE, Batches, drawing, pad_prompts, pad_responses, toy, wr
 from mini_dimple import Config, Dimple, RuleError, checkpoint, decode, decode_ar, load, read_state
 from rules import resolve
 from sample import SHIPPED
-from train import (LAST_FORMAT, THRESHOLD, TRAINING, NotFinite, Parser, Run, autocast, count, make_optimizers, phase_loss, pick_device,
-                   prepare, settings_from)
+from train import (LAST_FORMAT, THRESHOLD, TRAINING, NotFinite, Parser, Run, autocast, count, low_precision, make_optimizers, phase_loss, pick_device,
+                   prepare, script, settings_from, taken)
 from train import parse as train_options
 
 BATCH = 64
@@ -294,19 +294,21 @@ def decode_speed(args, device):
 KINDS = {"matrix products": "mm", "attention": "attention", "elementwise, norms, softmax, copies": ""}  # part of an operation's name; the first fits
 
 
-def matrix_rate(device, repeats=10, n=2048):
-    """What the machine reaches in a large matrix product of the type that training uses, FLOP/s: the median."""
-    a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32) for _ in "ab")
+def matrix_rate(device, dtype, repeats=10, n=2048):
+    """What the machine reaches in a matrix product (n, n) x (n, n), FLOP/s: the median."""
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
     return 2 * n ** 3 / timed({"product": lambda turn: a @ b}, device, repeats)["product"]
 
 
 def step_parts(phase, prepared, args, device):
     """Median seconds of a step's parts, as training does it; median FLOP of its forward and backward passes (on the CPU without
-    attention's, which PyTorch does not count there); the share of each kind of operation in these passes' time."""
+    attention's, which PyTorch does not count there); the share of each kind of operation in these passes' time (not of a
+    compiled model, whose operations have names of their own); how often a step launches work on the GPU (0 on the CPU)."""
     split, _, tokenizer, config, _ = prepared
-    training = TRAINING["tiny"]
+    training = TRAINING[args.preset]
     torch.manual_seed(0)
     model, generator = Dimple(config).to(device), torch.Generator(device)
+    forward = torch.compile(model) if args.compile else model
     optimizers = make_optimizers(model, training["muon_lr"], training["adamw_lr"])
     batches, seconds = Batches(split, tokenizer, config, training["batch_size"], 0, device), {}
 
@@ -316,9 +318,9 @@ def step_parts(phase, prepared, args, device):
         seconds.setdefault(name, []).append(now(device) - start)
         return answer
 
-    def gradient(batch):
+    def gradient(batch, forward):
         with autocast(device):
-            loss = phase_loss(model, batch, phase, generator)
+            loss = phase_loss(forward, batch, phase, generator)
         loss.backward()
 
     def update():
@@ -327,39 +329,50 @@ def step_parts(phase, prepared, args, device):
             optimizer.zero_grad()
     for step in range(args.repeats + 3):
         batch = clocked("batch", lambda: batches(step, phase))
-        clocked("forward and backward", lambda: gradient(batch))
+        clocked("forward and backward", lambda: gradient(batch, forward))
         clocked("optimizers", update)
     parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
     flop = []
     for step in range(3, args.repeats + 3):
         with FlopCounterMode(display=False) as counter:
-            gradient(batches(step, phase))
+            gradient(batches(step, phase), model)
         flop.append(counter.get_total_flops())
     with torch.profiler.profile() as profile:
-        gradient(batch)
+        batch = batches(step, phase)
+        gradient(batch, forward)
+        update()
+    launches = sum(event.count for event in profile.key_averages() if "LaunchKernel" in event.key or "GraphLaunch" in event.key)
+    with torch.profiler.profile() as profile:
+        gradient(batch, model)
     kinds = dict.fromkeys(KINDS, 0.0)
     for event in filter(lambda event: event.key.startswith("aten::"), profile.key_averages()):
         kind = next(kind for kind, part in KINDS.items() if part in event.key)
         kinds[kind] += event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-    return parts, statistics.median(flop), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
+    return parts, statistics.median(flop), {kind: share / sum(kinds.values()) for kind, share in kinds.items()}, launches
 
 
 def training_speed(args, device):
-    size, prepared, rows = TRAINING["tiny"]["batch_size"], prepare(settings_from(train_options(["--device", device.type])[1])), []
+    size, rows, settings = TRAINING[args.preset]["batch_size"], [], settings_from(train_options(["--device", device.type, "--preset", args.preset])[1])
+    prepared = prepare(settings, examples=2000)
     for phase in ("ar", "diffusion"):
-        parts, flop, kinds = step_parts(phase, prepared, args, device)
-        whole, rate = sum(parts.values()), matrix_rate(device)
+        parts, flop, kinds, launches = step_parts(phase, prepared, args, device)
+        whole, rate = sum(parts.values()), matrix_rate(device, low_precision(device))
         rows.append(dict(phase=phase, ms_per_step=1000 * whole, images_per_s=size / whole, gflop_per_step=flop / 1e9, matrix_gflops=rate / 1e9,
-                         share_of_matrix_rate=flop / whole / rate, **{f"share_{name}": s / whole for name, s in parts.items()},
+                         share_of_matrix_rate=flop / whole / rate, launches_per_step=launches, **{f"share_{name}": s / whole for name, s in parts.items()},
                          **{f"share_{kind}": share * parts["forward and backward"] / whole for kind, share in kinds.items()}))
-    print(f"{where(device)}; preset tiny, batches of {size}; medians over {args.repeats} steps\n")
-    print(table(["phase", "ms per step", "images/s", "GFLOP per step", "machine's matrix rate, GFLOP/s", "training reaches of it"],
+    print(f"{where(device)}; preset {args.preset}{', --compile' * args.compile}, batches of {size}; medians over {args.repeats} steps")
+    bf16 = matrix_rate(device, torch.bfloat16, n=256) / matrix_rate(device, torch.float32, n=256)  # small: emulated, it takes long
+    words = "" if device.type == "cuda" else f" PyTorch uses this CPU as {torch.backends.cpu.get_cpu_capability()}."
+    print(f"Training computes in {str(low_precision(device)).removeprefix('torch.')}.{words} A matrix product in bf16 runs at {bf16:.2g} times "
+          "float32's rate (256 x 256)\n")
+    print(table(["phase", "ms per step", "images/s", "GFLOP per step", "machine's matrix rate, GFLOP/s", "training reaches of it",
+                 "launches per step"],
                 [[r["phase"], f"{r['ms_per_step']:.0f}", f"{r['images_per_s']:.0f}", f"{r['gflop_per_step']:.1f}", f"{r['matrix_gflops']:.0f}",
-                  f"{r['share_of_matrix_rate']:.0%}"] for r in rows]))
-    kinds = [*KINDS, "optimizers", "batch"]
+                  f"{r['share_of_matrix_rate']:.0%}", r["launches_per_step"] or "none: no GPU"] for r in rows]))
+    kinds = [*([] if args.compile else KINDS), "optimizers", "batch"]
     print("\nWhere a step's time goes:\n")
     print(table(["phase", *kinds], [[r["phase"], *(f"{r[f'share_{kind}']:.0%}" for kind in kinds)] for r in rows]))
-    return dict(device=where(device), phases=rows)
+    return dict(device=where(device), preset=args.preset, compile=args.compile, bf16_over_float32=bf16, phases=rows)
 
 
 # ---------------------------------------------------------------- claims: the models they need, and intervals
@@ -438,15 +451,16 @@ class Lab:
             state = read_state(last, LAST_FORMAT)
         elif recipe.ar_steps and recipe.diffusion_steps:
             state = {**read_state(of_ar, LAST_FORMAT), "settings": settings}
-        run = Run(settings, folder, self.device, state, self.prepared(seed))
-        run.model.config.phase = "diffusion" if recipe.diffusion_steps else "ar"
-        for step in self.kept(recipe):
-            if step >= run.step:
-                try:
-                    run.train(step)
-                except NotFinite as error:
-                    raise NotFinite(f"{folder}: {error}; delete this folder to train it again") from error
-                write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
+        with taken(folder):
+            run = Run(settings, folder, self.device, state, self.prepared(seed))
+            run.model.config.phase = "diffusion" if recipe.diffusion_steps else "ar"
+            for step in self.kept(recipe):
+                if step >= run.step:
+                    try:
+                        run.train(step)
+                    except NotFinite as error:
+                        raise NotFinite(f"{folder}: {error}; delete this folder to train it again") from error
+                    write(self.path(recipe, seed, step), lambda file: torch.save(checkpoint(run.model, run.tokenizer), file))
         if recipe.diffusion_steps:
             last.unlink()
 
@@ -897,6 +911,8 @@ def parse(argv=None):
             command.add_argument("--picture", type=Path, default=Path("out/rules.png"), metavar="F", help="default: out/rules.png")
         if name == "training":
             command.add_argument("--repeats", type=positive, default=30, metavar="N", help="steps timed in each phase (default: 30)")
+            command.add_argument("--preset", choices=TRAINING, default="tiny", help="default: tiny")
+            command.add_argument("--compile", action="store_true", help="torch.compile the model, as train.py --compile does")
         elif name == "decode":
             command.add_argument("--repeats", type=positive, default=60, metavar="N", help="captions timed at batch 1 (default: 60)")
             command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding; batch 1 only")
@@ -906,9 +922,9 @@ def parse(argv=None):
     return parser, parser.parse_args(argv)
 
 
+@script
 def main(argv=None):
     parser, args = parse(argv)
-    sys.stdout.reconfigure(errors="replace")  # the table's marks may be more than this terminal can show
     try:
         with parser.reporting(ValueError, OSError, RuleError, NotFinite, torch.OutOfMemoryError):
             device = pick_device(args.device)

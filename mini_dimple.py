@@ -66,7 +66,7 @@ def rotate(x, rotary):
 
 
 def rms_norm(width):
-    return nn.RMSNorm(width, eps=1e-6)  # PyTorch's default depends on the dtype: 1e-7 in float32, 8e-3 in bf16
+    return nn.RMSNorm(width, eps=1e-6)  # stated, as PyTorch's default depends on the dtype
 
 
 class Block(nn.Module):

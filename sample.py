@@ -11,7 +11,7 @@ from PIL import Image
 from data import DESCRIBE, drawing, folder, pad_prompts, toy
 from mini_dimple import MAX_POSITIONS, RuleError, decode, decode_ar, load
 from rules import named, resolve
-from train import THRESHOLD, Parser, count, pick_device, seed
+from train import THRESHOLD, Parser, count, pick_device, script, seed
 
 TRAINED = Path("out/mini_dimple.pt")
 SHIPPED = Path(__file__).parent / "data" / "mini_dimple.pt"
@@ -84,9 +84,9 @@ def panel(title, window, trace, tokenizer):
     return drawing.Panel(title, lines)
 
 
+@script
 def main(argv=None):
     parser, args = parse(argv)
-    sys.stdout.reconfigure(errors="replace")  # a caption may hold what this terminal cannot show
     with parser.reporting(ValueError, OSError):
         device, path = pick_device(args.device), find_checkpoint(args.checkpoint)
         names = args.rule or [f"confident:{THRESHOLD}"]
@@ -113,6 +113,9 @@ def main(argv=None):
         if not 1 <= length <= longest:
             raise ValueError(f"--length {length}: must be from 1 to {longest}")
         window = make_window(args.prior or "", length, tokenizer)
+        if length > config.window:
+            print(f"{parser.prog}: warning: --length {length}: the longest window in training had {config.window} tokens; "
+                  "the further beyond it, the worse the captions", file=sys.stderr)
         if args.image:
             scene, image = None, folder.load_image(args.image, config.image_px)
         elif config.trained_on == "pictures":

@@ -88,7 +88,11 @@ class Tokenizer:
         """Iterable of ids -> text. EOS and MASK give nothing; bytes that are no UTF-8 give U+FFFD.
 
         Raises IndexError for an id outside the vocabulary."""
-        raw = b"".join(self.bytes[i] for i in map(int, ids) if i not in (self.eos_id, self.mask_id))
+        ids = [int(i) for i in ids]
+        for i in ids:
+            if not 0 <= i < self.vocab_size:
+                raise IndexError(f"token id {i}: the vocabulary has ids 0 to {self.vocab_size - 1}")
+        raw = b"".join(self.bytes[i] for i in ids if i < self.eos_id)
         try:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:

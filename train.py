@@ -5,9 +5,14 @@ Reads top to bottom: command line, data, optimizers, evaluation, the run (with i
 import argparse
 import contextlib
 import csv
+import fcntl
+import functools
 import hashlib
+import io
 import json
 import math
+import os
+import signal
 import statistics
 import sys
 import time
@@ -53,8 +58,36 @@ class Parser(argparse.ArgumentParser):
         """Inside, these exceptions are the user's to mend: reported by `error`, without a traceback."""
         try:
             yield
+        except BrokenPipeError:  # an OSError, but nobody is left to read about it: `script` ends it
+            raise
         except kinds as error:
             self.error(error)
+
+
+def script(main):
+    """Decorator of a script's `main(argv)`, for output that ends or is elsewhere.
+
+    A terminal that cannot show a character gets a `?`; a stream that a notebook put in place of stdout is taken as it is;
+    when the reader of a pipe has gone (`| head -1`), or at Ctrl-C, the script ends without a traceback."""
+    @functools.wraps(main)
+    def wrapper(argv=None):
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")
+        try:
+            try:
+                main(argv)
+            finally:
+                sys.stdout.flush()  # here, not at the interpreter's exit, where nothing can catch its failure
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for stream in (sys.stdout, sys.stderr):  # so that what they still hold fails no second time
+                with contextlib.suppress(io.UnsupportedOperation):  # a stream without a file
+                    os.dup2(nowhere, stream.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None  # as a program that the signal ends
+        except KeyboardInterrupt:
+            print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+            raise SystemExit(130) from None
+    return wrapper
 
 
 def count(text):
@@ -138,10 +171,10 @@ def settings_from(args):
 
 # ---------------------------------------------------------------- data
 
-def prepare(settings):
+def prepare(settings, examples=None):
     """-> train Split, evaluation Split, tokenizer, Config, and a fingerprint of all that the losses depend on.
 
-    Raises ValueError for a bad --data folder."""
+    `examples` of the toy set instead of the preset's number. Raises ValueError for a bad --data folder."""
     preset, shape = settings["preset"], PRESETS[settings["preset"]]
     image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
     if settings["data"]:
@@ -155,7 +188,7 @@ def prepare(settings):
             test = train
         prompts = train.prompts + test.prompts
     else:
-        train = toy.examples(toy.TOYS[preset], TRAINING[preset]["examples"], settings["seed"], held_out=False)
+        train = toy.examples(toy.TOYS[preset], examples or TRAINING[preset]["examples"], settings["seed"], held_out=False)
         test = toy.examples(toy.TOYS[preset], HELD_OUT_SCENES, 0, held_out=True, instruction=toy.DESCRIBE)
         tokenizer = Tokenizer.train(train.texts + train.prompts)
         prompts = [toy.DESCRIBE, toy.COUNT]
@@ -289,6 +322,49 @@ class NotFinite(Exception):
     """The loss or the weights are no longer finite numbers."""
 
 
+@contextlib.contextmanager
+def taken(folder):
+    """Inside, the folder is there, and this run's alone; after it, what was made of it goes again if nothing was written.
+
+    Raises ValueError if another run has it. The lock ends with the process, however that ends."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"--out {folder}: another run is writing there; wait for it, or choose another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
+@contextlib.contextmanager
+def interruption():
+    """-> a function: has Ctrl-C been pressed? Inside, the first only sets this, so that a step can be finished and saved;
+    the second stops at once."""
+    pressed = []
+
+    def handler(*_):
+        pressed.append(True)
+        signal.signal(signal.SIGINT, before)
+    try:
+        before = signal.signal(signal.SIGINT, handler)
+    except ValueError:  # not in the main thread: Ctrl-C goes elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def phase_loss(model, batch, phase, generator, weighting="flat", complementary=False):
     """The loss of a batch (images, prompt, response) in a phase: a scalar, nats per token. The options are `diffusion_loss`'s."""
     if phase == "ar":
@@ -305,11 +381,16 @@ def read_last(path):
 
 
 def resumed_settings(args, state, path):
-    """The stored settings. Raises ValueError if the command line asks for others."""
-    stored = state["settings"]
-    asked = dict(vars(args))
-    if "data" in asked:
-        asked["data"] = str(asked["data"].resolve())
+    """The stored settings, and --data if the pictures have moved: `Run` compares what they are, not where.
+
+    Raises ValueError if the command line asks for other settings, however spelt."""
+    stored, asked = state["settings"], dict(vars(args))
+    if "device" in asked:
+        asked["device"] = pick_device(asked["device"]).type
+    if "data" in asked and stored["data"]:
+        asked["data"] = stored["data"] = str(asked["data"].resolve())
+    elif stored["data"] and not Path(stored["data"]).exists():
+        raise ValueError(f"--resume: the pictures are no longer in {stored['data']}; say where they are with --data")
     for name, value in stored.items():
         if name in asked and asked[name] != value:
             raise ValueError(f"--resume: --{name.replace('_', '-')} is {asked[name]} here, {value} in {path}; "
@@ -340,7 +421,6 @@ class Run:
             for (optimizer, _), saved in zip(self.optimizers, state["optimizers"]):
                 optimizer.load_state_dict(saved)
             self.step, self.seconds, self.results, self.saved = (state[k] for k in ("step", "seconds", "results", "step"))
-        out.mkdir(parents=True, exist_ok=True)
         self.start_log()
 
     def start_log(self):
@@ -365,13 +445,15 @@ class Run:
                 self.finish(phase)
 
     def train(self, until):
-        """Train up to step `until`, which lies in the phase that the run is in. Raises NotFinite."""
+        """Train up to step `until`, which lies in the phase that the run is in. Raises NotFinite, and, at Ctrl-C,
+        KeyboardInterrupt once the step is finished and saved."""
         ar_steps, diffusion_steps = self.settings["ar_steps"], self.settings["diffusion_steps"]
         if self.step in (0, ar_steps):  # each phase is a training run of its own, as in the paper
             self.optimizers = self.new_optimizers()
         generator = torch.Generator(self.device)
         self.model.train()
-        with tqdm(total=ar_steps + diffusion_steps, initial=self.step, unit="step", bar_format=BAR, leave=None) as self.bar:
+        bar = tqdm(total=ar_steps + diffusion_steps, initial=self.step, unit="step", bar_format=BAR, leave=None)
+        with bar as self.bar, interruption() as interrupted:
             self.clock = time.perf_counter()
             while self.step < until:
                 phase, factor = schedule(self.step, ar_steps, diffusion_steps)
@@ -391,11 +473,13 @@ class Run:
                     optimizer.zero_grad()
                 self.step += 1
                 self.pending.append((self.step, loss.detach(), peak * factor))
-                due = self.step % SAVE_EVERY == 0 or self.step == until
+                due = self.step % SAVE_EVERY == 0 or self.step == until or interrupted()
                 if due or self.step % LOG_EVERY == 0:
                     self.log(phase)
                 if due:
                     self.save()
+                if interrupted():
+                    raise KeyboardInterrupt
 
     def log(self, phase):
         """Look at the losses since the last look (the device is waited for only here): check, log, show."""
@@ -471,7 +555,20 @@ def prepare_run(args):
     return settings, None
 
 
+def start_line(run):
+    """What is trained on what, in one line."""
+    size, pictures = sum(p.numel() for p in run.model.parameters()) / 1e6, run.train_split.images
+    dtype = "bf16" if low_precision(run.device) == torch.bfloat16 else "float32"
+    if run.device.type == "cuda":
+        place = torch.cuda.get_device_name() + f" in {dtype}" + ", as it does not compute bf16 natively" * (dtype == "float32")
+    else:
+        place = f"the CPU in {dtype} ({torch.get_num_threads()} threads)"
+    return (f"{run.settings['preset']}: {size:.2f} M parameters, {len(pictures):,} training pictures ({pictures.nbytes / 1e6:,.0f} MB, "
+            f"kept on the device), on {place}, into {run.out}")
+
+
 def last_good(run, out):
+    """What is safe after a run that has failed, in words."""
     if run is None:
         return "nothing was written"
     if not run.saved:
@@ -479,24 +576,28 @@ def last_good(run, out):
     return f"the last good checkpoint is {out / 'last.pt'} (step {run.saved}); --resume goes on from it"
 
 
+@script
 def main(argv=None):
     parser, args = parse(argv)
     run = None
     try:
-        with parser.reporting(ValueError, OSError):
-            settings, state = prepare_run(args)
-            device = pick_device(settings["device"])
-            if state and (args.out / "result.json").exists():
-                print(f"{args.out} is finished: nothing to resume")
-                return
-            run = Run(settings, args.out, device, state)
-        size = sum(p.numel() for p in run.model.parameters()) / 1e6
-        print(f"{settings['preset']}: {size:.2f} M parameters, {len(run.train_split.texts)} training pictures, on {device} "
-              f"({torch.get_num_threads()} threads), into {args.out}")
-        with parser.reporting(OSError, torch.OutOfMemoryError):
+        with contextlib.ExitStack() as held:
+            with parser.reporting(ValueError, OSError):
+                held.enter_context(taken(args.out))  # before the data, which take a while
+                settings, state = prepare_run(args)
+                device = pick_device(settings["device"])
+                if state and (args.out / "result.json").exists():
+                    print(f"{args.out} is finished: nothing to resume")
+                    return
+                run = Run(settings, args.out, device, state)
+            print(start_line(run), flush=True)
             run.fit()
-    except NotFinite as error:
-        print(f"{parser.prog}: {error}; {last_good(run, args.out)}", file=sys.stderr)
+    except BrokenPipeError:
+        if run and run.step != (run.saved or 0):
+            run.save()
+        raise
+    except (NotFinite, OSError, torch.OutOfMemoryError) as error:
+        print(f"{parser.prog}: {' '.join(str(error).split())}; {last_good(run, args.out)}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         print(f"\n{parser.prog}: stopped; {last_good(run, args.out)}", file=sys.stderr)

@@ -1,4 +1,5 @@
 """The toy set (`data.toy`), your own pictures (`data.folder`), the batches made from either, and what is drawn (`data.drawing`)."""
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,20 @@ class Split:
 
 
 def write(path, save):
-    """`save(file)` into a file that appears at `path` whole or not at all."""
-    path = Path(path)
+    """`save(file)` into a file that appears at `path` whole or not at all. Raises OSError, of a full disk say, that names it."""
+    path, content = Path(path), io.BytesIO()
     temporary = path.with_name(path.name + ".tmp")
+    save(content)  # in memory first: torch.save hides a failing disk behind an error of its own
     try:
         with open(temporary, "wb") as file:
-            save(file)
+            file.write(content.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)  # after a failure, a full disk say
+        temporary.unlink(missing_ok=True)
 
 
 def pad_prompts(prompts, tokenizer, length):

@@ -1,8 +1,13 @@
-"""Your own pictures: a folder with image files and a metadata.jsonl of {"file_name", "text", "prompt": optional} lines
-(the Hugging Face ImageFolder convention). Everything wrong with it is found before training starts, by file and line."""
+"""Your own pictures: a folder with image files and a metadata.jsonl of {"file_name", "text", "prompt": optional} lines,
+or a metadata.csv with these columns (the Hugging Face ImageFolder convention). Everything wrong with it is found before
+training starts, by file and line."""
+import csv
 import hashlib
+import io
 import json
+import os
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +16,28 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DESCRIBE, Split
 
-METADATA = "metadata.jsonl"
+WANTED = ('wanted: a metadata.jsonl with a line like {"file_name": "a.png", "text": "a caption"} for each picture, or a '
+          "metadata.csv with the columns file_name,text")
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands, in bytes 8 to 12 of the file
+
+
+class UnknownScale(ValueError):
+    """A picture's values fit no scale of greys."""
+
+
+def to_8_bits(image):
+    """A picture with one wide channel (16 or 32 bits, or floating point) -> greys of 8 bits, scaled by the values it holds:
+    whole numbers by their bits, fractions from 0 to 1, 255 or 65535. Raises UnknownScale where they fit none of these."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    fits = 0 <= low and high <= 65535  # not a number: it does not
+    if fits and values.dtype.kind == "f":
+        full = next(scale for scale in (1, 255, 65535) if high <= scale)
+    elif fits:
+        full = 2 ** max(8, int(high).bit_length()) - 1
+    if not fits or 0 < high < full / 32:  # nearly black if read so: it is something else
+        raise UnknownScale(f"its values, {low:g} to {high:g}, are no scale of greys known here (0 to 1, 255 or 65535): convert it to 8 bits")
+    return Image.fromarray((values * (255 / full)).round().astype(np.uint8))
 
 
 def load_image(path, size_px):
@@ -23,35 +49,84 @@ def load_image(path, size_px):
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             with Image.open(path) as image:
                 image = ImageOps.exif_transpose(image)
-                if image.mode[0] == "I":  # 16-bit grey: plain conversion would clip it to white
-                    image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+                if image.mode[0] in "IF":  # plain conversion would clip these, to white or black
+                    image = to_8_bits(image)
                 if image.has_transparency_data:
                     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
                 image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image that Pillow can read") from None
+        with open(path, "rb") as file:
+            heic = file.read(12)[8:] in HEIC
+        raise ValueError(f"{path}: " + ("HEIC, which Pillow does not read: convert it to JPEG or PNG" if heic else
+                                        "not an image that Pillow can read")) from None
+    except UnknownScale as error:
+        raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # Pillow's decoders fail in many ways
         raise ValueError(f"{path}: broken image ({error})") from None
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def is_held_out(file_name, share):
-    digest = hashlib.sha256(file_name.encode()).digest()
+def is_held_out(content, share):
+    """Whether a picture is held out, by the content (bytes) of its file: not by its name, of which one file may have several."""
+    digest = hashlib.sha256(content).digest()
     return int.from_bytes(digest[:8], "big") / 2 ** 64 < share
 
 
-def read_line(raw, folder):
-    """One line of metadata.jsonl (bytes) -> (file_name, text, prompt). Raises ValueError saying what is wrong."""
+def find_metadata(folder):
+    """The folder's metadata file. Raises ValueError that says what is there if there is none."""
+    for name in ("metadata.jsonl", "metadata.csv"):
+        if (folder / name).exists():
+            return folder / name
     try:
-        entry = json.loads(raw.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
-    if not isinstance(entry, dict):
-        raise ValueError('not an object like {"file_name": "a.png", "text": "a caption"}')
+        there = [path.suffix or "/" * path.is_dir() or path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read as a folder ({error.strerror}); {WANTED}") from None
+    there = ", ".join(f"{n} {'folders' if kind == '/' else kind}" for kind, n in Counter(there).most_common(5)) or "nothing"
+    raise ValueError(f"{folder}: no metadata.jsonl or metadata.csv in it, but {there}; {WANTED}")
+
+
+def parse_jsonl(content, metadata):
+    """metadata.jsonl (bytes) -> (line number, dict) of each line. Raises ValueError naming file and line."""
+    entries = []
+    for number, raw in enumerate(content.splitlines(), 1):
+        if not raw.strip():
+            continue
+        try:
+            entry = json.loads(raw.decode("utf-8-sig"))
+        except UnicodeDecodeError:
+            raise ValueError(f"{metadata}:{number}: not UTF-8") from None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{metadata}:{number}: not JSON ({error})") from None
+        if not isinstance(entry, dict):
+            raise ValueError(f'{metadata}:{number}: not an object like {{"file_name": "a.png", "text": "a caption"}}')
+        entries.append((number, entry))
+    return entries
+
+
+def parse_csv(content, metadata):
+    """metadata.csv (bytes) -> (line number, dict) of each row. Raises ValueError naming file and line."""
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{metadata}:{line}: not UTF-8") from None
+    reader, rows = csv.DictReader(io.StringIO(text, newline="")), []
+    try:
+        if not {"file_name", "text"} <= set(reader.fieldnames or ()):
+            raise ValueError(f"the columns are {', '.join(reader.fieldnames or ['none'])}; {WANTED}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise ValueError(f"not as many cells as the {len(reader.fieldnames)} columns; a text with a comma needs quotes")
+            rows.append((reader.line_num, {key: cell for key, cell in row.items() if cell or key != "prompt"}))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{metadata}:{max(1, reader.line_num)}: {error}") from None
+    return rows
+
+
+def check(entry, folder):
+    """An entry of the metadata -> (path, text, prompt). Raises ValueError saying what is wrong."""
     entry = {"prompt": DESCRIBE, **entry}
     for key in ("file_name", "text", "prompt"):
         if key not in entry:
@@ -60,10 +135,10 @@ def read_line(raw, folder):
             raise ValueError(f'"{key}" must be a string, not {json.dumps(entry[key])[:40]}')
         if not entry[key].strip():
             raise ValueError(f'"{key}" is empty')
-    path = folder / entry["file_name"]
-    if "\0" in entry["file_name"] or not path.resolve().is_relative_to(folder.resolve()):
+    path = Path(os.path.abspath(folder / entry["file_name"]))  # as written: a picture may be a link to elsewhere
+    if "\0" in entry["file_name"] or not path.is_relative_to(os.path.abspath(folder)):
         raise ValueError(f'"file_name" {entry["file_name"]!r} leaves the folder')
-    return entry["file_name"], entry["text"], entry["prompt"]
+    return folder / entry["file_name"], entry["text"], entry["prompt"]
 
 
 def read(folder, size_px, holdout):
@@ -71,25 +146,26 @@ def read(folder, size_px, holdout):
 
     Raises ValueError naming file and line."""
     folder = Path(folder)
-    metadata = folder / METADATA
+    metadata = find_metadata(folder)
     try:
-        lines = metadata.read_bytes().splitlines()
+        content = metadata.read_bytes()
     except OSError as error:
-        raise ValueError(f"{metadata}: cannot be read ({error.strerror}); a data folder holds image files and a "
-                         f"{METADATA}") from None
+        raise ValueError(f"{metadata}: cannot be read ({error.strerror})") from None
+    entries = (parse_csv if metadata.suffix == ".csv" else parse_jsonl)(content, metadata)
+    if not entries:
+        raise ValueError(f"{metadata}: no example in it; {WANTED}")
     sides = {False: [], True: []}  # held out? -> (image, prompt, text, where)
-    for number, raw in enumerate(lines, 1):
-        if not raw.strip():
-            continue
+    for number, entry in entries:
         where = f"{metadata}:{number}"
         try:
-            name, text, prompt = read_line(raw, folder)
-            image = load_image(folder / name, size_px)
-        except (ValueError, OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            path, text, prompt = check(entry, folder)
+            image = load_image(path, size_px)
+            side = is_held_out(path.read_bytes(), holdout)
+        except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from None
-        sides[is_held_out(name, holdout)].append((image, prompt, text, where))
+        sides[side].append((image, prompt, text, where))
     if not sides[False]:
-        raise ValueError(f"{metadata}: no example left to train on ({len(sides[True])} held out); --holdout 0 holds none out")
+        raise ValueError(f"{metadata}: all {len(sides[True])} examples are held out, none is left to train on; --holdout 0 holds none out")
     return [split(side) for side in (sides[False], sides[True])]
 
 

@@ -11,6 +11,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from tqdm import tqdm
 
 from data import DESCRIBE, Split
 
@@ -149,14 +150,17 @@ def examples(toy, n, seed, held_out, instruction=None):
     """n examples as a `Split`. `instruction` fixes the prompt; without it COUNT_SHARE of them count, the rest describe."""
     rng = random.Random(f"{seed} {held_out}")
     images, prompts, texts, scenes = np.empty((n, toy.grid * CELL_PX, toy.grid * CELL_PX, 3), np.uint8), [], [], []
+    bar = tqdm(total=n, desc="drawing scenes", leave=False, delay=1, disable=None)  # shown only if it takes long
     while len(scenes) < n:
         scene = draw_scene(toy, rng)
         if is_held_out(scene) != held_out:
             continue
+        bar.update()
         images[len(scenes)] = draw(scene, toy, rng)
         prompt = instruction or (COUNT if rng.random() < COUNT_SHARE else DESCRIBE)
         words = caption(scene, toy, rng.choice(OPENINGS), rng.choice(PREPOSITIONS))
         scenes.append(scene)
         prompts.append(prompt)
         texts.append(words if prompt == DESCRIBE else count_answer(scene))
+    bar.close()
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), prompts, texts, scenes)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import EOS, MASK, random_inputs, random_model
 
-from mini_dimple import RuleError, confident, decode, decode_ar
+from mini_dimple import RuleError, confident, decode, decode_ar, propose
 
 
 def random_window(rng, B, W):
@@ -148,6 +148,20 @@ def test_confidence_is_read_before_temperature_and_without_mask(seed):
     torch.testing.assert_close(seen[0].probs[..., :MASK], probs)
     torch.testing.assert_close(seen[0].confidence, probs.gather(-1, seen[0].proposal[..., None])[..., 0])
     assert (seen[0].proposal != probs.argmax(-1)).any(), "at temperature 30 some proposals are not the most probable"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_confidences_are_as_fine_as_the_logits_allow(dtype, seed):
+    """bf16 has two values between 0.99 and 1: probabilities are computed in float32, whatever the logits are."""
+    logits = torch.randn(8, 50, 20, generator=torch.Generator().manual_seed(seed)).mul(9).to(dtype)
+    proposal, confidence, probs = propose(logits.clone(), MASK)
+    exact = logits.double()
+    exact[..., MASK] = -torch.inf
+    torch.testing.assert_close(probs.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
+    assert torch.equal(proposal, exact.argmax(-1)) and confidence.dtype == torch.float32
+    sure = confidence[(confidence > 0.99) & (confidence < 1)]
+    assert len(sure) > 50 and len(sure.unique()) > 0.8 * len(sure)
+    assert propose(exact.clone(), MASK)[1].dtype == torch.float64, "nor less than they are"
 
 
 def test_temperature_samples_from_the_sharpened_distribution():

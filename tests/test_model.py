@@ -1,5 +1,6 @@
 """Who sees whom, the token shift, and the caches."""
 import ast
+import copy
 import sys
 from pathlib import Path
 
@@ -95,6 +96,22 @@ def attention_with_mask(model, images, prompt, response, allowed):
         gate, up = block.gate_up(block.mlp_norm(x)).chunk(2, -1)
         x = x + block.down(torch.nn.functional.silu(gate) * up)
     return model.head(model.norm(x)[:, -response.shape[1] - 1:-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_weights_cast_to_another_dtype_compute_the_same_function(dtype, seed):
+    """Up to rounding, and where inputs are small, too: RMSNorm's eps is stated, since PyTorch's default depends on the dtype."""
+    norms = [module for module in random_model(seed).modules() if isinstance(module, torch.nn.RMSNorm)]
+    assert len(norms) == 8
+    for norm in norms:
+        x = (1e-3 * torch.randn(5, norm.weight.numel(), dtype=torch.float64)).to(dtype)
+        wanted = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
+        assert (norm.to(dtype)(x).double() - wanted).norm() <= 2 * torch.finfo(dtype).eps * wanted.norm() + 1e-6
+    model, inputs = random_model(seed, 0.1).to(dtype), random_inputs(seed, 4, 6)
+    exact = copy.deepcopy(model).double()
+    with torch.no_grad():
+        here, wanted = (m(*inputs, causal=False).double() for m in (model, exact))
+    assert (here - wanted).norm() < 30 * torch.finfo(dtype).eps * wanted.norm() + 1e-6
 
 
 def test_prefix_mask_is_an_attention_mask(seed):

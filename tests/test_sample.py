@@ -141,6 +141,14 @@ def test_bad_options(trained, capsys, words, message):
     assert message in refused(capsys, "--checkpoint", trained / "d.pt", *words)
 
 
+def test_a_window_longer_than_any_trained_is_said(trained, capsys):
+    longest = load(trained / "d.pt")[0].config.window
+    for length, said in ((longest, 0), (longest + 1, 1), (3 * longest, 1)):
+        sample.main(["--checkpoint", str(trained / "d.pt"), "--seed", "1", "--length", str(length)])
+        err = capsys.readouterr().err
+        assert err.count("\n") == said and err.count(f"--length {length}: the longest window in training had {longest} tokens") == said
+
+
 def test_own_pictures_need_an_image(trained, capsys):
     assert "--image" in refused(capsys, "--checkpoint", trained / "own.pt")
 
@@ -174,6 +182,10 @@ def damaged(trained):
     yield "bad merges", {**state, "merges": [[1, 99999]]}
     yield "fewer merges", {**state, "merges": state["merges"][:-1]}
     yield "code", {"format": Tokenizer}
+    for value in (float("nan"), float("inf")):
+        spoilt = {name: weight.clone() for name, weight in state["weights"].items()}
+        spoilt["blocks.0.qkv.weight"][3, 5] = value
+        yield "not finite", {**state, "weights": spoilt}
 
 
 def test_damaged_and_foreign_checkpoints(trained, capsys, tmp_path):

@@ -2,6 +2,7 @@
 import random
 
 import pytest
+import torch
 
 from data import toy
 from tokenizer import Tokenizer
@@ -66,6 +67,15 @@ def test_training_equals_counting_everything_again_for_each_merge():
         assert pair == max(counts, key=lambda p: (counts[p], p))
         chunks = [merge(ids, pair, 256 + i) for ids in chunks]
     assert len(learnt) == 32
+
+
+@pytest.mark.parametrize("token", [-1, -100, -(2 ** 40), 10 ** 6])
+def test_ids_outside_the_vocabulary_are_named(token):
+    with pytest.raises(IndexError, match=str(token)):
+        TRAINED.decode([65, token])
+    with pytest.raises(IndexError):
+        TRAINED.decode([TRAINED.vocab_size])
+    assert TRAINED.decode([65, TRAINED.mask_id, TRAINED.eos_id]) == "A" and TRAINED.decode(torch.tensor([65])) == "A"
 
 
 def test_save_and_load(tmp_path):

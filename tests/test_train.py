@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     (["--ar-steps", "0", "--diffusion-steps", "0"], "nothing to train"), (["--preset", "huge"], "--preset"), (["--recipe", "x"], "--recipe"),
     (["--recipe", "diffusion", "--ar-steps", "5"], "--ar-steps"), (["--recipe", "ar", "--diffusion-steps", "5"], "--diffusion-steps"),
     (["--recipe", "ar", "--weighting", "elbo"], "--weighting"), (["--recipe", "ar", "--prefix-mask"], "--prefix-mask"), (["--padding", "much"], "--padding"),
-    (["--holdout", "1"], "below 1"), (["--holdout", "nan"], "below 1"), (["--holdout", "0.5"], "--data"), (["--data", "none"], "none/metadata.jsonl"),
+    (["--holdout", "1"], "below 1"), (["--holdout", "nan"], "below 1"), (["--holdout", "0.5"], "--data"), (["--data", "none"], "none: cannot be read as a folder"),
     (["--resume"], "does not exist"), (["--nonsense"], "--nonsense"), (["--device", "tpu"], "--device"),
 ])
 def test_bad_options(words, message, tmp_path, capsys):
@@ -247,6 +247,26 @@ def test_data_that_does_not_fit(tmp_path, capsys):
         file.write("\n" + json.dumps({"file_name": "1.png", "text": "".join(map(chr, range(0x4E00, 0x4E40)))}))
     assert "metadata.jsonl:8: the caption is" in refused(capsys, "--data", path, "--holdout", 0, "--out", tmp_path / "o")
     assert not (tmp_path / "o").exists()
+
+
+def test_a_run_goes_on_with_pictures_that_moved(tmp_path, quick, capsys):
+    """What is compared is what options resolve to: not the folder's name, its spelling, or "auto" for the same device."""
+    path, out = make_folder(tmp_path / "d"), tmp_path / "o"
+    train.main(["--data", str(path), *map(str, SHORT), "--out", str(out), "--device", "cpu"])
+    whole = losses(out)
+    state = torch.load(out / "last.pt", weights_only=True)
+    for name in ("result.json", "samples.png", "mini_dimple.pt"):
+        (out / name).unlink()
+    torch.save({**state, "results": {"ar": state["results"]["ar"]}}, out / "last.pt")  # as if stopped in the last evaluation
+    path.rename(tmp_path / "moved")
+    assert "say where they are with --data" in refused(capsys, "--out", out, "--resume")
+    assert "metadata.jsonl" in refused(capsys, "--out", out, "--resume", "--data", tmp_path)
+    changed = make_folder(tmp_path / "changed")
+    Image.new("RGB", (64, 48), "green").save(changed / "0.png")
+    assert "the data" in refused(capsys, "--out", out, "--resume", "--data", changed)
+    train.main(["--resume", "--out", str(out), "--data", f"{tmp_path}/changed/../moved", "--device", "auto" if not torch.cuda.is_available() else "cpu"])
+    assert (out / "result.json").exists() and losses(out) == whole
+    assert torch.load(out / "last.pt", weights_only=True)["settings"]["data"] == str(tmp_path / "moved")
 
 
 def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick, capsys):

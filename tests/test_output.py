@@ -1,0 +1,170 @@
+"""Output that ends or is elsewhere: a pipe whose reader has gone, a notebook's stream, a terminal of few characters, a full
+disk, Ctrl-C. For every script."""
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import refused_by
+
+import bench
+import sample
+import train
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "data" / "mini_dimple.pt"
+QUICK = ["--ar-steps", "7", "--diffusion-steps", "16"]
+COMMANDS = ["rules", "decode", "training", *bench.CLAIMS, "all"]
+FEW = "import train; train.TRAINING['tiny']['examples'] = 100; train.HELD_OUT_SCENES = 2; train.SAVE_EVERY = 5; train.main()"
+SCRIPTS = {  # each prints more than one line
+    "sample": [sys.executable, ROOT / "sample.py", "--seed", "1"],
+    "train": [sys.executable, "-c", FEW, *QUICK, "--out", "o"],
+    "bench": [sys.executable, ROOT / "bench.py", "rules", "--scenes", "1", "--rule", "confident:0.9", "--picture", "x.png"],
+    "help": [sys.executable, ROOT / "bench.py", "rules", "--help"],
+}
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(train, "SAVE_EVERY", 5)
+    monkeypatch.setattr(train, "HELD_OUT_SCENES", 4)
+    monkeypatch.setitem(train.TRAINING["tiny"], "examples", 100)
+
+
+def environment(**changes):
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **changes}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_reader_who_leaves_ends_the_script_without_a_word(name, tmp_path):
+    process = subprocess.Popen(SCRIPTS[name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment())
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert "Traceback" not in err and "Exception ignored" not in err and "Broken" not in err
+    if name == "train":
+        assert not (tmp_path / "o" / "last.pt").exists(), "it ends with its first line, before the first step"
+
+
+def test_a_reader_who_leaves_later_loses_no_step(tmp_path, quick, monkeypatch, capsys):
+    def broken(self, phase):
+        raise BrokenPipeError
+    with monkeypatch.context() as changed:
+        changed.setattr(train.Run, "finish", broken)  # where the next line is printed, after step 7
+        changed.setattr(os, "dup2", lambda *ends: None)  # the test's own stdout stays
+        with pytest.raises(SystemExit) as end:
+            train.main(["--out", str(tmp_path / "o"), *QUICK])
+    assert end.value.code == 128 + signal.SIGPIPE and not capsys.readouterr().err.count("Traceback")
+    assert torch.load(tmp_path / "o" / "last.pt", weights_only=True)["step"] == 7
+
+
+def test_every_script_writes_into_a_notebooks_stream(tmp_path, quick):
+    def said(main, *words):
+        with contextlib.redirect_stdout(io.StringIO()) as stream:
+            main([str(word) for word in words])
+        return stream.getvalue()
+    assert "caption:" in said(sample.main, "--checkpoint", SHIPPED, "--seed", 1)
+    assert "training pictures" in said(train.main, "--out", tmp_path / "o", *QUICK)
+    for command in COMMANDS:
+        with contextlib.redirect_stdout(io.StringIO()) as stream, pytest.raises(SystemExit) as end:
+            bench.main([command, "--help"])
+        assert end.value.code == 0 and "--device" in stream.getvalue()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_terminal_that_cannot_show_a_name_or_a_caption(encoding, tmp_path):
+    """As in a container without a locale, where a file's name is bytes that its encoding does not know."""
+    options = dict(cwd=tmp_path, capture_output=True, env=environment(
+        LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONIOENCODING=f"{encoding}:strict"))
+    name = "déjà".encode()
+    done = subprocess.run([sys.executable, "-c", FEW, *QUICK, "--out", name], **options)
+    assert done.returncode == 0, done.stderr
+    assert b"d??j??" in done.stdout, "what the terminal cannot show"
+    done = subprocess.run([sys.executable, ROOT / "sample.py", "--checkpoint", name + b"/mini_dimple.pt", "--length", "3"], **options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "déjà" / "result.json").exists()
+
+
+# ---------------------------------------------------------------- a full disk, Ctrl-C, two runs
+
+def failed(capsys, *words):
+    """The one line with which train.py ends, exit status 1."""
+    with pytest.raises(SystemExit) as end:
+        train.main([str(word) for word in words])
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 1
+    return err
+
+
+@pytest.mark.parametrize("name, said", [("last.pt", "no checkpoint yet"), ("ar_phase.pt", "last.pt (step 7)"),
+                                        ("mini_dimple.pt", "last.pt (step 23)"), ("result.json", "last.pt (step 23)")])
+def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(name, said, tmp_path, quick, capsys):
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / f"{name}.tmp").symlink_to("/dev/full")
+    err = failed(capsys, "--out", out, *QUICK)
+    assert "No space left on device" in err and name in err and said in err, err
+    assert not (out / name).exists() and not (out / f"{name}.tmp").exists(), "nothing half-written"
+    if "step" in said:
+        train.main(["--resume", "--out", str(out)])
+        assert (out / "result.json").exists(), "and once there is room, it goes on"
+
+
+def test_ctrl_c_saves_before_it_stops(tmp_path, quick, monkeypatch, capsys):
+    calls, real = 0, train.phase_loss
+
+    def pressed(*words):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*words)
+    train.main(["--out", str(tmp_path / "whole"), *QUICK])
+    monkeypatch.setattr(train, "phase_loss", pressed)
+    with pytest.raises(SystemExit) as end:
+        train.main(["--out", str(tmp_path / "o"), *QUICK])
+    assert end.value.code == 130 and "last.pt (step 3)" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "afterwards Ctrl-C does what it did"
+    train.main(["--resume", "--out", str(tmp_path / "o")])
+    logs = [[line.split(",")[:4] for line in (tmp_path / name / "log.csv").read_text().splitlines()] for name in ("whole", "o")]
+    assert logs[0] == logs[1], "the same losses as without the stop"
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, quick, monkeypatch):
+    def pressed(*words):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+    monkeypatch.setattr(train, "phase_loss", pressed)
+    with pytest.raises(SystemExit) as end:
+        train.main(["--out", str(tmp_path / "o"), *QUICK])
+    assert end.value.code == 130
+
+
+def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, capsys):
+    def pressed(*words, **options):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sample, "decode", pressed)
+    monkeypatch.setattr(bench, "grade_rule", pressed)
+    for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]), (bench.main, ["rules", "--picture", tmp_path / "x.png"])):
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+
+
+def test_two_runs_into_one_folder(tmp_path, quick, capsys):
+    refused, out = refused_by(train.main), tmp_path / "a" / "o"
+    with train.taken(out):
+        assert "another run is writing there" in refused(capsys, "--out", out, *QUICK)
+        assert "another run" in refused(capsys, "--out", out, "--resume")
+    assert not (tmp_path / "a").exists(), "what was made for nothing goes again"
+    commands = [subprocess.Popen([sys.executable, "-c", FEW, *QUICK, "--out", out], env=environment(), stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [(process.communicate()[1], process.returncode) for process in commands]
+    assert sorted(code for _, code in ends) == [0, 2]
+    assert any(err.count("\n") == 1 and ("another run" in err or "--overwrite" in err) for err, code in ends if code == 2)
