@@ -38,7 +38,7 @@ HELD_OUT_SCENES = 2000
 EVAL_BATCH = 100
 SAVE_EVERY = 250        # steps between two writes of last.pt
 LOG_EVERY = 10          # steps between two looks at the loss: each look waits for the device
-LAST_FORMAT = "mini-dimple run 2"
+LAST_FORMAT = "mini-dimple run 3"
 LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")  # AdamW's rate; Muon's is in proportion
 BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{postfix}, {remaining} left]"
 FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
@@ -207,7 +207,8 @@ def prepare(settings, examples=None):
 def low_precision(device):
     """What matrices are multiplied in where that pays: bf16 on a CUDA device that computes it natively, else float32.
 
-    Elsewhere bf16 is emulated (a T4; most CPUs, up to a thousand times slower), or gains nothing here (CPUs that have it)."""
+    Elsewhere it is emulated (a T4, most CPUs; on these a product takes a hundred times as long or more), or gains nothing
+    here (CPUs that have it)."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float32
 
@@ -473,12 +474,13 @@ class Run:
                     optimizer.zero_grad()
                 self.step += 1
                 self.pending.append((self.step, loss.detach(), peak * factor))
-                due = self.step % SAVE_EVERY == 0 or self.step == until or interrupted()
+                stop = interrupted()
+                due = self.step % SAVE_EVERY == 0 or self.step == until or stop
                 if due or self.step % LOG_EVERY == 0:
                     self.log(phase)
                 if due:
                     self.save()
-                if interrupted():
+                if stop:
                     raise KeyboardInterrupt
 
     def log(self, phase):
