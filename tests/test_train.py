@@ -259,6 +259,7 @@ def test_a_run_goes_on_with_pictures_that_moved(tmp_path, quick, capsys):
         (out / name).unlink()
     torch.save({**state, "results": {"ar": state["results"]["ar"]}}, out / "last.pt")  # as if stopped in the last evaluation
     path.rename(tmp_path / "moved")
+    capsys.readouterr()
     assert "say where they are with --data" in refused(capsys, "--out", out, "--resume")
     assert "metadata.jsonl" in refused(capsys, "--out", out, "--resume", "--data", tmp_path)
     changed = make_folder(tmp_path / "changed")
