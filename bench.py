@@ -25,8 +25,8 @@ from tqdm import tqdm
 import mini_dimple
 import train
 from data import DESCRIBE, Batches, drawing, pad_prompts, pad_responses, toy, write
-from mini_dimple import Config, Dimple, RuleError, checkpoint, decode, decode_ar, load, read_state
-from rules import resolve
+from mini_dimple import Config, Dimple, checkpoint, decode, decode_ar, full, load, prefilled, read_state
+from rules import LOOKS, RuleError, resolve, resolve_look
 from sample import SHIPPED
 from train import (LAST_FORMAT, THRESHOLD, TRAINING, NotFinite, Parser, Run, autocast, count, low_precision, make_optimizers, phase_loss, pick_device,
                    prepare, script, settings_from, taken)
@@ -76,14 +76,15 @@ def load_pair(args, device):
 class Scenes:
     """Held-out scenes on the device, and a window of masks for each."""
 
-    def __init__(self, model, tokenizer, n, device):
+    def __init__(self, model, tokenizer, n, device, length=None):
+        """`length` of the windows: by default the longest trained."""
         self.board, self.tokenizer = toy.TOYS[model.config.trained_on], tokenizer
         self.split = toy.examples(self.board, n, 0, held_out=True, instruction=DESCRIBE)
         self.responses, self.lengths = pad_responses(self.split.texts, tokenizer, model.config.window)  # lengths: with one EOS
         self.response_tokens = self.lengths.double().mean().item()
         self.images = self.split.images.to(device)
         self.prompts = pad_prompts(self.split.prompts, tokenizer, model.config.prompt_tokens).to(device)
-        self.windows = torch.full((n, model.config.window), model.config.mask_id, device=device)
+        self.windows = torch.full((n, length or model.config.window), model.config.mask_id, device=device)
 
     def __getitem__(self, rows):
         return self.images[rows], self.prompts[rows], self.windows[rows]
@@ -94,22 +95,28 @@ class Scenes:
         return list(right), list(formed)
 
 
+def decoded(model, batch, rule, look=prefilled, **options):
+    """A batch (images, prompts, windows) through `decode`, with a look of its own -> Decoded."""
+    *inputs, windows = batch
+    return decode(look(model, *inputs), windows, model.config, rule, **options)
+
+
 def caption(way, scenes, chunks=None):
-    """Decode all scenes by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows -> texts, iterations, seconds."""
+    """Decode all scenes by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows -> texts, iterations, passes, seconds."""
     n, device = len(scenes.images), scenes.images.device
-    texts, iterations = [""] * n, [0] * n
+    texts, iterations, passes = [""] * n, [0] * n, [0] * n
     torch.manual_seed(0)  # a rule may draw random numbers
     start = now(device)
     for rows in chunks or torch.arange(n).split(BATCH):
         out = way(rows)
         for b, row in enumerate(rows.tolist()):
-            texts[row], iterations[row] = scenes.tokenizer.decode(out.response(b)), out.iterations[b].item()
-    return texts, iterations, now(device) - start
+            texts[row], iterations[row], passes[row] = scenes.tokenizer.decode(out.response(b)), out.iterations[b].item(), out.passes[b].item()
+    return texts, iterations, passes, now(device) - start
 
 
 def graded(way, scenes, chunks=None):
     """`caption`, and what its captions are worth: right, well formed, iterations, lists with one of each per scene."""
-    texts, iterations, _ = caption(way, scenes, chunks)
+    texts, iterations, _, _ = caption(way, scenes, chunks)
     return *scenes.grade(texts), iterations
 
 
@@ -117,27 +124,27 @@ def graded(way, scenes, chunks=None):
 
 FIXED = ("maskgit", "entropy", "margin", "left_to_right", "random_order")
 RULES = ("maskgit:1", "maskgit:2", "maskgit:5", *(f"{name}:10" for name in FIXED),
-         *(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.99)), *(f"remask:{t}" for t in (0.3, 0.5)))
+         *(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.99)), *(f"remask:{t}" for t in (0.3, 0.5)),
+         "eb_sampler:0.1", "fast_dllm:1", "klass", "blocks:16", "wino", "remdm", "dimple_public", "dimple_public:flat=1")
 
 
 def grade_rule(way, scenes, alone=16):
     """Decode all scenes in batches by `way(rows)`, and the first `alone` of them one by one -> figures."""
     n, device, alone_s = len(scenes.images), scenes.images.device, []
-    texts, iterations, batch_s = caption(way, scenes)
+    texts, iterations, passes, batch_s = caption(way, scenes)
     for i in range(min(alone, n)):
         start = now(device)
         way(torch.tensor([i]))
         alone_s.append(now(device) - start)
     right, formed = scenes.grade(texts)
     return dict(right=sum(right) / n, interval=wilson(sum(right), n), well_formed=sum(formed) / n,
-                iterations=sum(iterations) / n, tokens_per_iteration=scenes.response_tokens * n / sum(iterations),
+                iterations=sum(iterations) / n, passes=sum(passes) / n, tokens_per_pass=scenes.response_tokens * n / sum(passes),
                 ms_batch_1=1000 * statistics.median(alone_s), ms_batch_64=1000 * batch_s / n)
 
 
 def pareto(rows):
-    """Which rows no other row beats: none is at least as right in as few iterations, and better in one of the two."""
-    better = lambda a, b: a["right"] >= b["right"] and a["iterations"] <= b["iterations"] and \
-        (a["right"], a["iterations"]) != (b["right"], b["iterations"])
+    """Which rows no other row beats: none is at least as right in as few passes, and better in one of the two."""
+    better = lambda a, b: a["right"] >= b["right"] and a["passes"] <= b["passes"] and (a["right"], a["passes"]) != (b["right"], b["passes"])
     return [not any(better(other, row) for other in rows) for row in rows]
 
 
@@ -146,41 +153,55 @@ def labels(rows):
     texts, left = {}, sorted(rows, key=lambda row: (not row["yours"], not row["front"]))
     while left:
         first = left[0]
-        same = [row for row in left if abs(row["iterations"] - first["iterations"]) < 0.4 and abs(row["right"] - first["right"]) < 0.015]
+        same = [row for row in left if abs(row["passes"] - first["passes"]) < 0.4 and abs(row["right"] - first["right"]) < 0.015]
         left = [row for row in left if row not in same]
         texts |= {row["rule"]: "" for row in same} | {first["rule"]: first["rule"] + f" and {len(same) - 1} more" * (len(same) > 1)}
     return texts
 
 
 def rules(args, device):
-    mine = args.rule or []
-    chosen = {name: resolve(name) for name in [*mine, *RULES]}  # yours first: its mistakes cost no wait
+    mine, chosen, broken = args.rule or [], {}, {}
+    for text in [*mine, *RULES]:  # yours first: its mistakes cost no wait
+        try:
+            chosen[text] = resolve(text)
+        except ValueError as error:
+            broken[text] = error
+    if broken and len(broken) == len(mine):
+        raise next(iter(broken.values()))
+    look = resolve_look(args.look)
     model, tokenizer, ar_model = load_pair(args, device)
-    scenes = Scenes(model, tokenizer, args.scenes, device)
+    scenes = Scenes(model, tokenizer, args.scenes, device, args.length)
     rows, start = [], time.perf_counter()
-    for name, rule in tqdm(chosen.items(), desc="rules", disable=None):
-        figures = grade_rule(lambda rows: decode(model, *scenes[rows], rule), scenes)
-        rows.append(dict(rule=name, yours=name in mine, **figures))
+    for text, rule in tqdm(chosen.items(), desc="rules", disable=None):
+        try:
+            figures = grade_rule(lambda rows: decoded(model, scenes[rows], rule, look), scenes)
+        except (RuleError, ValueError) as error:  # one bad file of many does not stop the board
+            broken[text] = error
+            continue
+        rows.append(dict(rule=rule.__name__, yours=text in mine, **figures))
+    if not rows:
+        raise next(iter(broken.values()))  # a look that fails under every rule, say
     for row, front in zip(rows, pareto(rows)):
         row["front"] = front
-    rows.sort(key=lambda row: row["iterations"])
+    rows.sort(key=lambda row: row["passes"])
     baseline = grade_rule(lambda rows: decode_ar(ar_model, *scenes[rows][:2], model.config.window), scenes)
     rows.append(dict(rule="AR phase, greedy, KV cache", yours=False, front=False, **baseline))
-    print(f"{args.scenes} held-out scenes, {args.checkpoint.name}, prefilling; {where(device)}; "
-          f"{time.perf_counter() - start:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is as right in fewer iterations. "
-          "★ yours.\n")
-    print(table(["rule", "", "fully right", "95% interval", "well formed", "iterations", "tokens per iteration", "ms per caption, batch 1",
+    print(f"{args.scenes} held-out scenes, {args.checkpoint.name}, look {look.__name__}; {where(device)}; "
+          f"{time.perf_counter() - start:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is as right in fewer passes. "
+          "★ yours. An iteration asks the rule once, a pass runs the model once.\n")
+    print(table(["rule", "", "fully right", "95% interval", "well formed", "iterations", "passes", "tokens per pass", "ms per caption, batch 1",
                  "batch 64"],
                 [[f"`{r['rule']}`", "●" * r["front"] + "★" * r["yours"], f"{r['right']:.1%}", "{:.1%} to {:.1%}".format(*r["interval"]),
-                  f"{r['well_formed']:.1%}", f"{r['iterations']:.2f}", f"{r['tokens_per_iteration']:.2f}", f"{r['ms_batch_1']:.1f}",
-                  f"{r['ms_batch_64']:.2f}"] for r in rows]))
+                  f"{r['well_formed']:.1%}", f"{r['iterations']:.2f}", f"{r['passes']:.2f}", f"{r['tokens_per_pass']:.2f}", f"{r['ms_batch_1']:.1f}",
+                  f"{r['ms_batch_64']:.2f}"] for r in rows] + [[f"`{text}`", "★" * (text in mine), " ".join(str(error).split()).replace("|", "\\|"), *[""] * 7]
+                                                               for text, error in broken.items()]))
     names = labels(rows[:-1])
-    point = lambda row: (row["iterations"], 100 * row["right"], *(100 * end for end in row["interval"]), names[row["rule"]])
+    point = lambda row: (row["passes"], 100 * row["right"], *(100 * end for end in row["interval"]), names[row["rule"]])
     groups = {"on the front": [r for r in rows[:-1] if r["front"] and not r["yours"]],
               "others": [r for r in rows[:-1] if not r["front"] and not r["yours"]], "yours": [r for r in rows if r["yours"]]}
     drawing.chart(args.picture, [drawing.Series(name, [point(r) for r in members], name == "on the front", name != "others")
                                  for name, members in groups.items() if members],
-                  "iterations per caption", "fully right, %", "Decoding rules")
+                  "passes per caption", "fully right, %", "Decoding rules")
     print(f"\nthe front as a picture: {args.picture}")
     return rows
 
@@ -221,33 +242,31 @@ def share_in_model(model, batch, rule, device, repeats=5):
             inside += now(device) - start
             return answer
         return wrapper
-    decode(model, *batch, rule)
+    decoded(model, batch, rule)
     model.prefix, model.score = clocked(model.prefix), clocked(model.score)
     start = now(device)
     for _ in range(repeats):
-        decode(model, *batch, rule)
+        decoded(model, batch, rule)
     whole = now(device) - start
     del model.prefix, model.score  # the class's own methods again
     return inside / whole
 
 
 def captions_per_way(args, device):
-    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it inside the model.
-
-    Compiled, only batch 1: as finished examples leave a batch its shape changes, and each shape is compiled anew."""
+    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it inside the model."""
     model, tokenizer, ar_model = load_pair(args, device)
     rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
     scenes, rows = Scenes(model, tokenizer, BATCH, device), []
     share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
     if args.compile:
         model.score, ar_model.transformer = compiled(model.score), torch.compile(ar_model.transformer, dynamic=True)
-    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6)))[:1 if args.compile else 2]:
+    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6))):
         at = lambda turn: scenes[turn * batch % BATCH:turn * batch % BATCH + batch]  # in each turn the same scenes for all
         seconds = timed({
             "greedy AR, KV cache": lambda turn: decode_ar(ar_model, *at(turn)[:2], model.config.window),
-            "confident, prefilling": lambda turn: decode(model, *at(turn), rule),
-            "confident, no prefilling": lambda turn: decode(model, *at(turn), rule, prefill=False),
-            "one token per iteration, prefilling": lambda turn: decode(model, *at(turn), one)}, device, repeats)
+            "confident, prefilling": lambda turn: decoded(model, at(turn), rule),
+            "confident, no prefilling": lambda turn: decoded(model, at(turn), rule, full),
+            "one token per iteration, prefilling": lambda turn: decoded(model, at(turn), one)}, device, repeats)
         rows += [dict(batch=batch, way=name, ms=1000 * s / batch, speedup_over_ar=seconds["greedy AR, KV cache"] / s)
                  for name, s in seconds.items()]
     return rows, share
@@ -265,7 +284,7 @@ def prefill_sweep(device, repeats):
         batch = (torch.randint(0, 256, (1, 3, model.config.image_px, model.config.image_px), dtype=torch.uint8, device=device),
                  torch.zeros(1, 3, dtype=torch.long, device=device), torch.full((1, window), 319, device=device))
         with torch.no_grad():
-            seconds = timed({"with": lambda turn: decode(model, *batch, four), "without": lambda turn: decode(model, *batch, four, prefill=False),
+            seconds = timed({"with": lambda turn: decoded(model, batch, four), "without": lambda turn: decoded(model, batch, four, full),
                              "encoder": lambda turn: model.prefix(*batch[:2])}, device, repeats)
         rows.append(dict(visual_tokens=visual, window=window, iterations=window // 4, ratio=seconds["without"] / seconds["with"],
                          **{f"ms_{name}": 1000 * s for name, s in seconds.items()}))
@@ -487,7 +506,7 @@ def default_way(model, scenes):
     """How a model captions unless a claim says otherwise: rows -> Decoded."""
     if model.config.phase == "ar":
         return lambda rows: decode_ar(model, *scenes[rows][:2], model.config.window)
-    return lambda rows: decode(model, *scenes[rows], resolve(f"confident:{THRESHOLD}"))
+    return lambda rows: decoded(model, scenes[rows], resolve(f"confident:{THRESHOLD}"))
 
 
 def mean_interval(values):
@@ -621,7 +640,8 @@ def measure_length(lab, plan):
             for window in (JUST, longest, (longest + trained) // 2, trained, trained * 4 // 3, trained * 5 // 3, trained * 2):
                 def way(rows):
                     tokens = int(scenes.lengths[rows[0]]) if window == JUST else window
-                    return decode(model, *scenes[rows][:2], torch.full((len(rows), tokens), model.config.mask_id, device=lab.device), rule)
+                    window = torch.full((len(rows), tokens), model.config.mask_id, device=lab.device)
+                    return decoded(model, (*scenes[rows][:2], window), rule)
                 grades.setdefault(label, {}).setdefault(window, []).append(graded(way, scenes, alike if window == JUST else None))
     rows, series = [], []
     for label, by_window in grades.items():
@@ -651,7 +671,7 @@ def measure_confident(lab, plan):
     for seed in lab.seeds:
         model, scenes = lab.model(lab.default, seed)
         for name in CONFIDENT:
-            by_rule.setdefault(name, []).append(graded(lambda rows: decode(model, *scenes[rows], resolve(name)), scenes))
+            by_rule.setdefault(name, []).append(graded(lambda rows: decoded(model, scenes[rows], resolve(name)), scenes))
         for step in lab.kept(lab.default):
             by_step.setdefault(step - lab.default.ar_steps, []).append(lab.grade(lab.default, seed, step))
     rows, cells, curves, one_by_one = [], [], {"confident": [], "maskgit": []}, columns(by_rule["maskgit:1"])[0]
@@ -688,7 +708,7 @@ def prefill_plan(lab):
     return {"full attention": lab.default, "prefix cannot see the response": lab.default._replace(prefix_mask=True)}
 
 
-PREFILLS = {"none": (False, False), "as published": (True, False), "prefix that never saw the window": (True, True)}  # prefill, prefix_mask
+PREFILLS = {"none": (full, False), "as published": (prefilled, False), "prefix that never saw the window": (prefilled, True)}  # look, prefix_mask
 
 
 def measure_prefill(lab, plan):
@@ -704,7 +724,7 @@ def measure_prefill(lab, plan):
             def decoding(name):
                 def way(rows):
                     model.config.prefix_mask = made.prefix_mask or ways[name][1]
-                    return decode(model, *scenes[rows], rule, prefill=ways[name][0])
+                    return decoded(model, scenes[rows], rule, ways[name][0])
                 return way
             for name in ways:
                 grades[name].append(graded(decoding(name), scenes))
@@ -790,7 +810,7 @@ def measure_priors(lab, plan):
             answers = {"diffusion": [], "ar": []}
             for part, some in zip(rows.split(BATCH), torch.stack([prior.window for prior in mine]).split(BATCH)):
                 images, prompts, some = *scenes[part][:2], some.to(lab.device)
-                answers["diffusion"] += decode(model, images, prompts, some, rule).tokens.cpu()
+                answers["diffusion"] += decoded(model, (images, prompts, some), rule).tokens.cpu()
                 told = some[:, :int((some[0] == config.mask_id).long().argmax())]  # what precedes the first blank: alike in all windows
                 rest = decode_ar(ar_model, images, torch.cat([prompts, told], 1), config.window - told.shape[1])
                 answers["ar"] += torch.cat([told, rest.tokens], 1).cpu()
@@ -908,6 +928,8 @@ def parse(argv=None):
             command.add_argument("--quick", action="store_true", help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
         if name == "rules":
             command.add_argument("--rule", action="append", metavar="RULE", help="a rule more: path/to/mine.py, maskgit:3, ... (repeatable)")
+            command.add_argument("--look", default="prefilled", metavar="LOOK", help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
+            command.add_argument("--length", type=positive, metavar="N", help="window, in tokens (default: the longest trained)")
             command.add_argument("--picture", type=Path, default=Path("out/rules.png"), metavar="F", help="default: out/rules.png")
         if name == "training":
             command.add_argument("--repeats", type=positive, default=30, metavar="N", help="steps timed in each phase (default: 30)")
@@ -915,7 +937,7 @@ def parse(argv=None):
             command.add_argument("--compile", action="store_true", help="torch.compile the model, as train.py --compile does")
         elif name == "decode":
             command.add_argument("--repeats", type=positive, default=60, metavar="N", help="captions timed at batch 1 (default: 60)")
-            command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding; batch 1 only")
+            command.add_argument("--compile", action="store_true", help="torch.compile the passes of decoding")
         else:
             scenes = 500 if name == "rules" else 300
             command.add_argument("--scenes", type=positive, default=scenes, metavar="N", help=f"held-out scenes (default: {scenes})")

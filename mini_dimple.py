@@ -2,13 +2,16 @@
 
 A picture and an instruction go in, a caption comes out, several tokens per pass:
 
-    [visual tokens][prompt][response window]   -- one transformer, causal in phase 1, full attention in phase 2
+    [visual tokens][prompt][response window]   -- one transformer, causal in phase 1,
+                                                  full attention in phase 2
 
-Read top to bottom, in the paper's order: config, the block that all transformers share, vision encoder, projector, the
-model, autoregressive loss, diffusion loss, schedule, decoding, checkpoints. Shapes: B batch, V visual tokens, P prompt tokens, W response window,
-T = V + P + W positions, D width, nh heads, hd = D / nh.
+Read top to bottom, in the paper's order: config, the block that all transformers share, vision
+encoder, projector, the model, autoregressive loss, diffusion loss, schedule, decoding, checkpoints.
+Shapes: B batch, V visual tokens, P prompt tokens, W response window, T = V + P + W positions,
+D width, nh heads, hd = D / nh.
 """
 import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -27,7 +30,8 @@ class Config:
     eos_id: int              # ends the response and fills the window after it
     mask_id: int             # [MASK], the absorbing state of the forward process
     image_px: int = 48
-    patch_px: int = 8        # 2x2 patches merge into one visual token: here 9 visual tokens of 16 x 16 px
+    patch_px: int = 8        # 2x2 patches merge into one visual token: here 9 visual tokens of
+                             # 16 x 16 px
     vit_width: int = 128
     vit_layers: int = 1
     width: int = 128
@@ -38,21 +42,45 @@ class Config:
     window: int = 48         # longest response window trained, in tokens, EOS included
     phase: str = "diffusion"  # the phase the weights come out of: "ar" or "diffusion"
     trained_on: str = "tiny"  # the toy set of that preset, or "pictures": one's own
-    prefix_mask: bool = False  # diffusion: what precedes the last prompt token cannot see the response (LaViDa)
+    prefix_mask: bool = False  # diffusion: what precedes the last prompt token cannot see the
+                               # response (LaViDa)
 
 
 PRESETS = {
     "tiny": {},  # 1 M parameters, for 2 CPU cores
-    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=8, window=144),  # one 8 GB GPU
+    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=8,
+                  window=144),  # one 8 GB GPU
 }
 
 
-# ---------------------------------------------------------------- transformer block (shared by vision and language)
+# ---------------------------------------------------------------- the door
+
+def expect(name, value, dtype, shape, device=None, ids=None):
+    """The door of the Python interface: raises ValueError, with what was expected and what came,
+    unless `value` is a `dtype` tensor of this shape (a letter stands for any size from 1 on), on
+    `device`, and, if `ids` is given, of ids below it."""
+    tensor = isinstance(value, torch.Tensor)
+    if not (tensor and value.dtype == dtype and device in (None, value.device)
+            and value.dim() == len(shape)
+            and all(n > 0 and want in (n, str(want)) for n, want in zip(value.shape, shape))):
+        place = f" on {device}" if device else ""
+        wanted = f"a {dtype} tensor ({', '.join(map(str, shape))}){place}"
+        came = type(value).__name__
+        if tensor:
+            came = f"{value.dtype} {tuple(value.shape)} on {value.device}"
+        raise ValueError(f"{name}: expected {wanted}, got {came}")
+    if ids and not value.is_meta and not ((value >= 0) & (value < ids)).all():
+        raise ValueError(f"{name}: expected ids from 0 to {ids - 1}, "
+                         f"got {value.min()} to {value.max()}")
+
+
+# ------------------------------------------------ transformer block (shared by vision and language)
 
 def rotary_table(positions, head_dim):
     """cos and sin of the rotary angles, each (positions, head_dim / 2).
 
-    The base is 100, not the usual 10,000: with at most some 200 positions, more channels than one turn noticeably."""
+    The base is 100, not the usual 10,000: with at most some 200 positions, more channels than one
+    turn noticeably."""
     frequencies = 100.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(positions)[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -62,7 +90,8 @@ def rotate(x, rotary):
     """Turn each pair of channels (i, i + hd / 2) of x (B, nh, T, hd) by its position's angle."""
     cos, sin = rotary
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1).to(x.dtype)  # autocast: back to bf16
+    turned = torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+    return turned.to(x.dtype)  # autocast: back to bf16
 
 
 def rms_norm(width):
@@ -86,10 +115,11 @@ class Block(nn.Module):
     def forward(self, x, causal=False, rotary=None, past=None):
         """x (B, T, D) -> same shape, and this layer's keys and values (B, nh, past + T, hd).
 
-        `past` holds keys and values of earlier positions, which every position of x may see; with `past` and
-        `causal`, x must be a single position."""
+        `past` holds keys and values of earlier positions, which every position of x may see; with
+        `past` and `causal`, x must be a single position."""
         B, T, D = x.shape
-        q, k, v = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
+        qkv = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
         if past is not None:
@@ -100,7 +130,7 @@ class Block(nn.Module):
         return x + self.down(F.silu(gate) * up), (k, v)
 
 
-# ---------------------------------------------------------------- vision encoder and projector (paper: architecture)
+# ----------------------------------------------- vision encoder and projector (paper: architecture)
 
 class ViT(nn.Module):
     """Images -> one feature vector per patch."""
@@ -110,20 +140,24 @@ class ViT(nn.Module):
         self.patch_px = config.patch_px
         self.embed = nn.Linear(3 * config.patch_px ** 2, config.vit_width, bias=False)
         patches = (config.image_px // config.patch_px) ** 2
-        self.positions = nn.Parameter(torch.randn(patches, config.vit_width))  # as all matrices, drawn anew by Dimple
-        self.blocks = nn.ModuleList(Block(config.vit_width, config.heads) for _ in range(config.vit_layers))
+        # as all matrices, drawn anew by Dimple
+        self.positions = nn.Parameter(torch.randn(patches, config.vit_width))
+        self.blocks = nn.ModuleList(
+            Block(config.vit_width, config.heads) for _ in range(config.vit_layers))
 
     def forward(self, images):
         """images (B, 3, H, H), uint8 -> (B, (H / patch_px)^2, vit_width), patches row by row."""
         pixels = images.to(self.positions.dtype) / 127.5 - 1
-        x = self.embed(F.unfold(pixels, self.patch_px, stride=self.patch_px).transpose(1, 2)) + self.positions
+        patches = F.unfold(pixels, self.patch_px, stride=self.patch_px).transpose(1, 2)
+        x = self.embed(patches) + self.positions
         for block in self.blocks:
             x, _ = block(x)
         return x
 
 
 class Projector(nn.Module):
-    """Concatenate each 2x2 block of patch features, and a 2-layer MLP into the language model's width."""
+    """Concatenate each 2x2 block of patch features, and a 2-layer MLP into the language model's
+    width."""
 
     def __init__(self, config):
         super().__init__()
@@ -142,8 +176,8 @@ class Projector(nn.Module):
 # ---------------------------------------------------------------- the model
 
 class Dimple(nn.Module):
-    """The same weights read causally (phase 1) or in both directions (phase 2). No timestep embedding: the model can see
-    how many masks there are."""
+    """The same weights read causally (phase 1) or in both directions (phase 2). No timestep
+    embedding: the model can see how many masks there are."""
 
     def __init__(self, config):
         super().__init__()
@@ -161,12 +195,29 @@ class Dimple(nn.Module):
             if weight.dim() == 2:
                 nn.init.normal_(weight, std=0.02)
 
+    def check(self, images, prompt, response=None, ids=True):
+        """Raises ValueError, with what was expected and what came, for inputs that the model cannot
+        read; `ids`: look at their values, too, for which a GPU must be waited for."""
+        config, device = self.config, self.embedding.weight.device
+        top = config.vocab_size if ids else None
+        expect("images", images, torch.uint8, ("B", 3, config.image_px, config.image_px), device)
+        expect("prompt", prompt, torch.long, (len(images), "P"), device, top)
+        if response is not None:
+            expect("response", response, torch.long, (len(images), "W"), device, top)
+            visual = (config.image_px // config.patch_px // 2) ** 2
+            positions = visual + prompt.shape[1] + response.shape[1]
+            if positions > MAX_POSITIONS:
+                raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt "
+                                 f"and window, got {positions}")
+
     def prefix(self, images, prompt):
-        """images (B, 3, H, H) uint8, prompt (B, P) ids -> embeddings of [visual tokens][prompt] (B, V + P, D)."""
+        """images (B, 3, H, H) uint8, prompt (B, P) ids -> embeddings of [visual tokens][prompt]
+        (B, V + P, D)."""
         return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
 
     def transformer(self, x, causal, past=None):
-        """x (B, T, D) -> hidden states (B, T, D) and the cache: keys and values of each layer, `past` included."""
+        """x (B, T, D) -> hidden states (B, T, D) and the cache: keys and values of each layer,
+        `past` included."""
         start = 0 if past is None else past[0][0].shape[2]
         rotary = self.cos[start:start + x.shape[1]], self.sin[start:start + x.shape[1]]
         cache = []
@@ -178,52 +229,61 @@ class Dimple(nn.Module):
     def score(self, prefix, response, causal, past=None):
         """Logits (B, W, vocab) for the response (B, W), and the cache.
 
-        Token shift: the state at position i scores token i + 1, in both phases, so that what phase 1 learnt carries
-        over; response[:, 0] is scored from the last position of the prefix. With `past`, `prefix` is just that last position.
-        With the config's `prefix_mask`, what precedes that position sees itself alone."""
+        Token shift: the state at position i scores token i + 1, in both phases, so that what
+        phase 1 learnt carries over; response[:, 0] is scored from the last position of the prefix.
+        With `past`, `prefix` is just that last position. With the config's `prefix_mask`, what
+        precedes that position sees itself alone."""
         W = response.shape[1]
         if self.config.prefix_mask and not causal and past is None:
             _, past = self.transformer(prefix[:, :-1], causal)
             prefix = prefix[:, -1:]
-        hidden, cache = self.transformer(torch.cat([prefix, self.embedding(response)], dim=1), causal, past)
+        x = torch.cat([prefix, self.embedding(response)], dim=1)
+        hidden, cache = self.transformer(x, causal, past)
         return self.head(hidden[:, -W - 1:-1]), cache
 
     def forward(self, images, prompt, response, causal):
-        """Logits (B, W, vocab) that score the response (B, W); `causal` chooses the phase's attention."""
+        """Logits (B, W, vocab) that score the response (B, W); `causal` chooses the phase's
+        attention."""
+        self.check(images, prompt, response, ids=not self.training)
         return self.score(self.prefix(images, prompt), response, causal)[0]
 
 
-# ---------------------------------------------------------------- training, phase 1: autoregressive loss (paper: AR-then-diffusion)
+# -------------------------------- training, phase 1: autoregressive loss (paper: AR-then-diffusion)
 
 def token_nll(logits, response):
     """-log p of each response token: (B, W, vocab), (B, W) -> (B, W)."""
-    return F.cross_entropy(logits.flatten(0, 1), response.flatten(), reduction="none").view_as(response)
+    nll = F.cross_entropy(logits.flatten(0, 1), response.flatten(), reduction="none")
+    return nll.view_as(response)
 
 
 def ar_loss(model, images, prompt, response):
-    """Next-token cross-entropy under the causal mask: the mean over response tokens up to the first EOS, included.
+    """Next-token cross-entropy under the causal mask: the mean over response tokens up to the first
+    EOS, included.
 
-    images (B, 3, H, H) uint8, prompt (B, P), response (B, W) with at least one EOS per row -> scalar, nats per token."""
+    images (B, 3, H, H) uint8, prompt (B, P), response (B, W) with at least one EOS per row ->
+    scalar, nats per token."""
     nll = token_nll(model(images, prompt, response, causal=True), response)  # (B, W)
     eos = (response == model.config.eos_id).long()
     scored = eos.cumsum(1) - eos == 0  # no EOS strictly before
     return (nll * scored).sum() / scored.sum()
 
 
-# ---------------------------------------------------------------- training, phase 2: masked diffusion loss
+# --------------------------------------------------------- training, phase 2: masked diffusion loss
 
 EPS = 1e-3  # the smallest t: keeps 1 / t bounded
 
 
 def draw_t(B, device, generator=None):
-    """One t ~ U(EPS, 1] per example (B,), stratified: example i draws from slice i of B equal ones, so that
-    each batch spans all levels. Batches are shuffled, so every example meets every level."""
+    """One t ~ U(EPS, 1] per example (B,), stratified: example i draws from slice i of B equal ones,
+    so that each batch spans all levels. Batches are shuffled, so every example meets every
+    level."""
     u = (torch.arange(B, device=device) + torch.rand(B, device=device, generator=generator)) / B
     return 1 - (1 - EPS) * u
 
 
 def forward_process(response, t, mask_id, generator=None):
-    """Each token of the response (B, W) becomes [MASK] with probability t (B,). Returns noisy (B, W), masked (B, W)."""
+    """Each token of the response (B, W) becomes [MASK] with probability t (B,). Returns noisy
+    (B, W), masked (B, W)."""
     masked = torch.rand(response.shape, device=response.device, generator=generator) < t[:, None]
     return response.masked_fill(masked, mask_id), masked
 
@@ -234,7 +294,8 @@ WEIGHTINGS = ("flat", "example", "elbo")
 def weigh(nll, masked, t, weighting):
     """Reduce the masked tokens' nll (B, W) to a scalar, by one of three readings of the objective:
 
-    "elbo"     the paper: (1 / t) * sum over masked tokens / W, mean over examples (the ELBO of absorbing diffusion)
+    "elbo"     the paper: (1 / t) * sum over masked tokens / W, mean over examples (the ELBO of
+               absorbing diffusion)
     "example"  the public code as run: mean over each example's masked tokens, then over examples
     "flat"     mean over all masked tokens of the batch: favours heavily masked examples
     An example with no masked token counts 0."""
@@ -248,18 +309,22 @@ def weigh(nll, masked, t, weighting):
     raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
 
 
-def diffusion_loss(model, images, prompt, response, weighting="flat", complementary=False, generator=None):
-    """Cross-entropy of the masked response tokens under full attention; image and prompt are never masked.
+def diffusion_loss(model, images, prompt, response, weighting="flat", complementary=False,
+                   generator=None):
+    """Cross-entropy of the masked response tokens under full attention; image and prompt are never
+    masked.
 
-    Shapes as in `ar_loss`. `complementary` enters each example a second time with the complement of its mask, so
-    that every response token is supervised once ("dual" masking; LaViDa's complementary masking). Returns a scalar,
-    nats per token; raises ValueError for an unknown weighting."""
+    Shapes as in `ar_loss`. `complementary` enters each example a second time with the complement of
+    its mask, so that every response token is supervised once ("dual" masking; LaViDa's
+    complementary masking). Returns a scalar, nats per token; raises ValueError for an unknown
+    weighting."""
     t = draw_t(len(response), response.device, generator)
     noisy, masked = forward_process(response, t, model.config.mask_id, generator)
     if complementary:
         noisy = torch.cat([noisy, response.masked_fill(~masked, model.config.mask_id)])
         masked, t = torch.cat([masked, ~masked]), torch.cat([t, (1 - t).clamp(min=EPS)])
-        images, prompt, response = images.repeat(2, 1, 1, 1), prompt.repeat(2, 1), response.repeat(2, 1)
+        images, prompt, response = (
+            images.repeat(2, 1, 1, 1), prompt.repeat(2, 1), response.repeat(2, 1))
     logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)
     return weigh(token_nll(logits, response), masked, t, weighting)
 
@@ -267,10 +332,11 @@ def diffusion_loss(model, images, prompt, response, weighting="flat", complement
 # ---------------------------------------------------------------- schedule
 
 def schedule(step, ar_steps, diffusion_steps, warmup=100):
-    """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" | "diffusion", float).
+    """Which phase a step (from 0) is in, and the factor on the peak learning rate:
+    ("ar" | "diffusion", float).
 
-    Each phase warms up linearly to the peak (over `warmup` steps, at most a fifth of the phase), and from there falls linearly
-    to 0, which it would reach one step after its last."""
+    Each phase warms up linearly to the peak (over `warmup` steps, at most a fifth of the phase),
+    and from there falls linearly to 0, which it would reach one step after its last."""
     if step < ar_steps:
         phase, at, steps = "ar", step, ar_steps
     else:
@@ -279,159 +345,273 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100):
     return phase, min((at + 1) / warmup, (steps - at) / (steps - warmup + 1))
 
 
-# ---------------------------------------------------------------- decoding (paper: confident, prefilling, structure priors)
+# ---------------------------------------------------------------- looks (paper: prefilling)
 
-class Step(NamedTuple):
-    """What a decoding rule sees: the current iteration, for the B examples that are not finished yet, W positions each."""
-    iteration: int            # 0, 1, 2, ...
-    tokens: torch.Tensor      # (B, W) ids, mask_id where nothing is committed yet
-    masked: torch.Tensor      # (B, W) bool
-    given: torch.Tensor       # (B, W) bool, fixed from the start (structure prior)
-    proposal: torch.Tensor    # (B, W) ids, the token that would be committed
-    confidence: torch.Tensor  # (B, W) probability of the proposal, before temperature
-    probs: torch.Tensor       # (B, W, vocab) the distribution itself, [MASK] excluded; of committed positions too
+@torch.no_grad()
+def full(model, images, prompt, causal=False):
+    """A look that runs the whole sequence in every pass; `causal`: as phase 1 reads it.
+
+    images (B, 3, H, H) uint8, prompt (B, P) ids -> a function, tokens (B, W) -> logits
+    (B, W, vocab). For one decoding. Raises ValueError for other pictures, prompts or windows."""
+    model.check(images, prompt)
+    prefix = model.prefix(images, prompt)  # (B, V + P, D)
+
+    def look(tokens):
+        model.check(images, prompt, tokens, ids=False)
+        return model.score(prefix, tokens, causal)[0]
+    return look
 
 
-class RuleError(Exception):
-    """A decoding rule failed, or did what a rule must not do; the message names it."""
+@torch.no_grad()
+def prefilled(model, images, prompt):
+    """Prefilling: a look that runs the prefix once, in its first pass, with the window as it is
+    then in view, and keeps its keys and values. They go stale as tokens are committed. Shapes,
+    errors: as `full`."""
+    model.check(images, prompt)
+    prefix, past = model.prefix(images, prompt), None
+
+    def look(tokens):
+        nonlocal prefix, past
+        model.check(images, prompt, tokens, ids=False)
+        logits, cache = model.score(prefix, tokens, causal=False, past=past)
+        if past is None:
+            # keep what precedes the last prompt token, which the token shift needs again
+            kept = prefix.shape[1] - 1
+            past = [(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]
+            prefix = prefix[:, -1:]  # from here on
+        return logits
+    return look
 
 
-class TraceLine(NamedTuple):
-    """What one iteration did."""
-    tokens: torch.Tensor      # (B, W) ids after this iteration
-    committed: torch.Tensor   # (B, W) bool, by this iteration
-    confidence: torch.Tensor  # (B, W), 0 for finished examples
+# ------------------------------------------- decoding (paper: confident decoding, structure priors)
+
+def exclude(logits, mask_id):
+    """A copy of the logits (..., vocab) in which [MASK] cannot be chosen; in float32, where bf16
+    has two values from 0.99 to 1."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    logits[..., mask_id] = -torch.inf
+    return logits
+
+
+def draw(logits, temperature, generator=None):
+    """A token from softmax(logits / temperature): logits (B, W, vocab) -> ids (B, W)."""
+    shifted = logits - logits.amax(-1, keepdim=True)  # no overflow at tiny temperatures
+    sharp = (shifted / temperature).softmax(-1)
+    return torch.multinomial(sharp.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+
+
+def response_ends(tokens, given, eos_id):
+    """Where each response ends (B,): its first EOS, but not before its last given word; W if there
+    is none.
+
+    A given EOS is no word: a window whose tail is fixed to EOS ends where the tail begins, or
+    earlier."""
+    W = tokens.shape[1]
+    position = torch.arange(W, device=tokens.device)
+    # (B, 1) just past the last given word
+    after = (given * (tokens != eos_id) * (position + 1)).amax(1, keepdim=True)
+    return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
+
+
+class Record(NamedTuple):
+    """What one iteration did, for traces: (B, W) each, or (B, W, 3); of the window after it."""
+    tokens: torch.Tensor        # ids after it
+    proposal: torch.Tensor      # ids that the rule went by
+    confidence: torch.Tensor    # their probabilities
+    words: torch.Tensor         # the three likeliest ids of each position
+    probs: torch.Tensor         # and their probabilities
+    by_rule: torch.Tensor       # bool: committed, or written otherwise, as the rule said
+    at_least_one: torch.Tensor  # bool: committed as the most confident, as the rule said none
+    by_limit: torch.Tensor      # bool: committed because the passes were used up
+    taken_back: torch.Tensor    # bool: [MASK] again
+
+    @classmethod
+    def of(cls, step, before, tokens, at_limit):
+        """The record of a step that turned the window `before` (B, W) into `tokens` (B, W')."""
+        fit = lambda x, value=0: F.pad(
+            x, (0, 0) * (x.dim() - 2) + (0, tokens.shape[1] - x.shape[1]), value=value)
+        unfinished = (before == step.mask_id).any(1, keepdim=True)
+        before = fit(before, step.mask_id)
+        written = (tokens != before) & (tokens != step.mask_id) & unfinished
+        fallback = fit(step.at_least_one) & written
+        probs, words = step.probs.topk(3)
+        return cls(tokens, fit(step.proposal), fit(step.confidence), fit(words), fit(probs),
+                   written & ~fallback & (not at_limit), fallback & (not at_limit),
+                   written & at_limit, (tokens == step.mask_id) & (before != step.mask_id))
 
 
 @dataclass
 class Decoded:
     tokens: torch.Tensor      # (B, W) ids, no [MASK] left
-    iterations: torch.Tensor  # (B,) passes of the model that each example needed
+    iterations: torch.Tensor  # (B,) calls of the rule that each example needed
+    passes: torch.Tensor      # (B,) runs of the model, the rule's own looks included
+    left: torch.Tensor        # (B,) masks that the limit of passes filled: 0 where the rule came to
+                              # its end
     ends: torch.Tensor        # (B,) tokens before the response's EOS
-    trace: list               # of TraceLine, one per iteration, if asked for
+    trace: list               # of Records, one per iteration, if asked for
 
     def response(self, b):
         """Ids of example b's response, its EOS and what follows left out."""
         return self.tokens[b, :self.ends[b]].tolist()
 
 
-def confident(threshold):
-    """Confident decoding (the paper's rule): commit every position whose confidence exceeds the threshold.
+class Step:
+    """What a rule sees of one iteration: B examples, W positions. All of it is the rule's own, to
+    read and to change.
 
-    Raises ValueError for a threshold outside (0, 1]; at 1 exactly one token is committed per iteration."""
+    iteration, limit  0, 1, 2, ...; the passes after which all that is left is committed
+    tokens            (B, W) ids, mask_id where nothing is committed
+    masked, given     (B, W) bool; given: fixed from the start (structure prior)
+    logits, probs     (B, W, vocab), [MASK] excluded; of committed positions too
+    proposal          (B, W) ids, the token that would be committed
+    confidence        (B, W) probability of the proposal, before temperature
+    look              tokens (B, W') -> logits, [MASK] excluded: one more pass of the model, on any
+                      window; it counts
+    memory            a dict that lives as long as the decoding, empty at its start
+    generator         for random numbers, so that --seed repeats them; mask_id, eos_id: ids
+    """
+
+    def __init__(self, iteration, limit, tokens, given, config, look, memory, temperature,
+                 generator):
+        self.iteration, self.limit, self.memory, self.look = iteration, limit, memory, look
+        self.mask_id, self.eos_id = config.mask_id, config.eos_id
+        self.tokens, self.masked, self.given = (
+            tokens.clone(), tokens == config.mask_id, given.clone())
+        self.temperature, self.generator = temperature, generator
+        self.at_least_one = torch.zeros_like(given)  # what the last `commit` added
+        self.score(look(tokens))
+
+    def score(self, logits):
+        """Go by these logits (B, W, vocab) from here on: sets logits, probs, proposal and
+        confidence."""
+        self.logits = exclude(logits, self.mask_id)
+        self.probs = self.logits.softmax(-1)
+        if self.temperature:
+            self.propose(draw(self.logits, self.temperature, self.generator))
+        else:
+            self.propose(self.probs.argmax(-1))
+
+    def propose(self, proposal):
+        """Go by this proposal (B, W) from here on, and by its confidence."""
+        self.proposal = proposal
+        self.confidence = self.probs.gather(-1, proposal[..., None]).squeeze(-1)
+
+    def commit(self, where):
+        """The next window: the proposals at the masks of `where` (B, W) bool; in an example without
+        any there, the most confident one (paper: confident decoding)."""
+        where = where & self.masked
+        confidence = self.confidence.masked_fill(~self.masked, -torch.inf)
+        best = confidence.argmax(1, keepdim=True)  # (B, 1)
+        fallback = torch.zeros_like(where).scatter(1, best, ~where.any(1, keepdim=True))
+        self.at_least_one = fallback & self.masked  # finished examples have none
+        return torch.where(where | self.at_least_one, self.proposal, self.tokens)
+
+
+def confident(threshold):
+    """Confident decoding (the paper's rule): commit every position whose confidence exceeds the
+    threshold; `Step.commit` sees to it that there is one. Raises ValueError for a threshold outside
+    (0, 1]; at 1, exactly one is committed at a time."""
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
     return lambda step: step.confidence > threshold
 
 
-def select(rule, step, taken_back):
-    """The rule's choice made safe -> positions to commit, positions to take back, both (B, W) bool.
-
-    Committed: only masked positions, and at least one of each example, the most confident if the rule names none.
-    Taken back: only committed positions, neither given nor `taken_back` (B, W) before. Raises RuleError if the rule fails,
-    returns neither a bool tensor (B, W) nor a pair of them, or writes into the step."""
-    name = getattr(rule, "__name__", rule)
-    seen = Step(step.iteration, *(tensor.clone() for tensor in step[1:]))  # copies: no rule can harm the window
-    versions = [tensor._version for tensor in seen[1:]]  # PyTorch counts the in-place writes to a tensor
-    try:
-        answer = rule(seen)
-    except Exception as error:
-        raise RuleError(f"decoding rule {name!r}: {type(error).__name__}: {error}") from error
-    if versions != [tensor._version for tensor in seen[1:]]:
-        raise RuleError(f"decoding rule {name!r} writes into the step; work on a copy, for example step.masked.clone()")
-    pair = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, torch.zeros_like(step.masked))
-    wanted = torch.bool, step.masked.shape, step.masked.device
-    for choice in pair:
-        got = (choice.dtype, choice.shape, choice.device) if isinstance(choice, torch.Tensor) else type(choice)
-        if got != wanted:
-            raise RuleError(f"decoding rule {name!r} must return a bool tensor of shape {tuple(wanted[1])} on {wanted[2]} "
-                            f"(positions to commit), or two of them (to commit, to take back), not {got}")
-    commit, take_back = pair[0] & step.masked, pair[1] & ~(step.masked | step.given | taken_back)
-    best = step.confidence.masked_fill(~step.masked, -1).argmax(1, keepdim=True)  # (B, 1)
-    fallback = torch.zeros_like(commit).scatter_(1, best, True)
-    return torch.where(commit.any(1, keepdim=True), commit, fallback), take_back
-
-
-def propose(logits, mask_id, temperature=0.0, generator=None):
-    """logits (B, W, vocab) -> proposal (B, W), its confidence (B, W), probs (B, W, vocab). Takes [MASK] out of `logits`."""
-    logits[..., mask_id] = -torch.inf
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()  # between 0.99 and 1 bf16 has two values: too few for a threshold
-    probs = logits.softmax(-1)
-    if temperature > 0:
-        sharp = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)  # no overflow at tiny temperatures
-        proposal = torch.multinomial(sharp.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
-    else:
-        proposal = probs.argmax(-1)
-    return proposal, probs.gather(-1, proposal[..., None]).squeeze(-1), probs
-
-
-def response_ends(tokens, given, eos_id):
-    """Where each response ends (B,): its first EOS, but not before its last given word; W if there is none.
-
-    A given EOS is no word: a window whose tail is fixed to EOS ends where the tail begins, or earlier."""
-    W = tokens.shape[1]
-    position = torch.arange(W, device=tokens.device)
-    after = (given * (tokens != eos_id) * (position + 1)).amax(1, keepdim=True)  # (B, 1) just past the last given word
-    return torch.where((tokens == eos_id) & (position >= after), position, W).amin(1)
-
-
-@torch.inference_mode(False)  # even inside a caller's inference mode: `select` reads version counters
 @torch.no_grad()
-def decode(model, images, prompt, window, rule=confident(0.9), prefill=True, temperature=0.0, generator=None, trace=False):
-    """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given (structure prior).
+def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator=None, limit=None,
+           trace=False):
+    """Fill the [MASK]s of the window (B, W), a few per pass; tokens that are not [MASK] are given,
+    and stay (structure prior).
 
-    images (B, 3, H, H) uint8, prompt (B, P) ids. `rule` maps a Step to the masked positions to commit, (B, W) bool, or
-    to (commit, take back): a committed position can become [MASK] again, once. So an example needs no more iterations
-    than it has masks, or twice as many with a rule that takes back. `prefill` runs the prefix once, with the window as it
-    is at the start in view, and keeps its keys and values: faster, but they go stale as tokens are committed (paper:
-    prefilling). Returns Decoded. Raises RuleError for a rule that fails or breaks this contract."""
-    mask_id, tokens, given = model.config.mask_id, window.clone(), window != model.config.mask_id
-    iterations, taken_back = torch.zeros_like(tokens[:, 0]), torch.zeros_like(given)
-    prefix = model.prefix(images, prompt)  # (B, V + P, D)
-    active, past, lines = torch.arange(len(tokens), device=tokens.device), None, []
-    for iteration in range(2 * window.shape[1]):
-        unfinished = (tokens[active] == mask_id).any(1)
-        if not unfinished.all():  # finished examples leave the batch
-            active, prefix = active[unfinished], prefix[unfinished]
-            past = past and [(k[unfinished], v[unfinished]) for k, v in past]
-            if not len(active):
-                break
-        now = tokens[active]
-        logits, cache = model.score(prefix, now, causal=False, past=past)
-        if prefill and past is None:  # keep what precedes the last prompt token, which the token shift needs again
-            past = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
-            prefix = prefix[:, -1:]  # from here on
-        proposal, confidence, probs = propose(logits, mask_id, temperature, generator)
-        step = Step(iteration, now, now == mask_id, given[active], proposal, confidence, probs)
-        commit, take_back = select(rule, step, taken_back[active])
-        tokens[active] = torch.where(commit, proposal, now).masked_fill(take_back, mask_id)
-        taken_back[active] |= take_back
-        iterations[active] += 1
+    `look`: tokens (B, W) -> logits (B, W, vocab), made for this decoding. `rule`: Step -> positions
+    to commit (B, W) bool, or the next window itself, ids (B, W'): it may take tokens back, write
+    others, and grow or shrink the window at its end; it cannot insert before a given token. An
+    example without a [MASK] is finished and stays as it is, EOS where the window grows. Ends when
+    all are, or in the pass that reaches `limit` (default: twice the window as it is then), which
+    commits all that is left.
+    Returns Decoded. Raises ValueError for a look, window or setting that cannot be decoded with."""
+    check_decoding(look, window, config, temperature, limit)
+    tokens, given, memory = window.clone(), window != config.mask_id, {}
+    zeros = window.new_zeros(3, len(window))
+    (iterations, passes, left), iteration, looks, records = zeros, 0, 0, []
+
+    def counted(tokens):
+        nonlocal looks
+        looks += 1
+        return exclude(look(tokens), config.mask_id)
+
+    # the loop's only synchronisation
+    while (unfinished := (tokens == config.mask_id).any(1)).any():
+        before, masked, looks_before = tokens, tokens == config.mask_id, looks
+        most = limit or 2 * tokens.shape[1]
+        step = Step(iteration, most, tokens, given, config, counted, memory, temperature, generator)
+        at_limit = looks >= most
+        answer = masked if at_limit else rule(step)
+        if answer.dtype == torch.bool:
+            step.tokens, step.masked = tokens, masked  # its own may hold anything by now
+            answer = step.commit(answer)
+        tokens, given = put_back(answer, tokens, given, unfinished, config)
+        iterations, passes = iterations + unfinished, passes + unfinished * (looks - looks_before)
+        left, iteration = left + masked.sum(1) * at_limit, iteration + 1
         if trace:
-            whole = [x.new_zeros(window.shape).index_copy(0, active, x) for x in (commit, confidence)]
-            lines.append(TraceLine(tokens.clone(), *whole))
-    return Decoded(tokens, iterations, response_ends(tokens, given, model.config.eos_id), lines)
+            records.append(Record.of(step, before, tokens, at_limit))
+    ends = response_ends(tokens, given, config.eos_id)
+    return Decoded(tokens, iterations, passes, left, ends, records)
+
+
+def check_decoding(look, window, config, temperature, limit):
+    """Raises ValueError for what `decode` cannot start with; and notes that the look is used."""
+    expect("window", window, torch.long, ("B", "W"), ids=config.vocab_size)
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected a number, 0 or more, got {temperature}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected a number of passes, 1 or more, got {limit}")
+    if getattr(look, "used", False):
+        raise ValueError("look: it has decoded a window already, and may keep what it saw of it; "
+                         "make a new one for each decoding")
+    with suppress(AttributeError):  # a bound method cannot be marked
+        look.used = True
+
+
+def put_back(new, tokens, given, unfinished, config):
+    """What a rule's next window `new` (B, W') may not touch, put back -> tokens (B, W''), given
+    (B, W'').
+
+    Given tokens and finished examples stay as in `tokens` (B, W). The window is cut no shorter than
+    they are."""
+    keep = given | ~unfinished[:, None]
+    if new.shape[1] < tokens.shape[1]:
+        needed = (keep & (given | (tokens != config.eos_id))).any(0).nonzero()[-1:].sum().item() + 1
+        new = F.pad(new, (0, max(0, needed - new.shape[1])), value=config.eos_id)
+    if new.shape[1] != tokens.shape[1]:
+        longer = 0, new.shape[1] - tokens.shape[1]  # F.pad cuts where this is negative
+        tokens, given = F.pad(tokens, longer, value=config.eos_id), F.pad(given, longer)
+        keep = given | ~unfinished[:, None]
+    return torch.where(keep, tokens, new), given
 
 
 @torch.no_grad()
 def decode_ar(model, images, prompt, length):
-    """Greedy left-to-right decoding with a KV cache, one token per pass: the baseline, for weights of phase 1.
+    """Greedy left-to-right decoding with a KV cache, one token per pass: the baseline, for weights
+    of phase 1.
 
-    Stops when every example has its EOS or `length` tokens; tokens after the EOS are EOS. Returns Decoded."""
+    Stops when every example has its EOS or `length` tokens; tokens after the EOS are EOS. Returns
+    Decoded. Raises ValueError for inputs that the model cannot read."""
     config = model.config
+    tokens = torch.full((len(prompt), length), config.eos_id, device=model.embedding.weight.device)
+    model.check(images, prompt, tokens)
     hidden, cache = model.transformer(model.prefix(images, prompt), causal=True)
-    tokens = torch.full((len(prompt), length), config.eos_id, device=prompt.device)
     finished = torch.zeros(len(prompt), dtype=torch.bool, device=prompt.device)
     for i in range(length):
-        token, _, _ = propose(model.head(hidden[:, -1:]), config.mask_id)  # (B, 1)
-        tokens[:, i] = token[:, 0].masked_fill(finished, config.eos_id)
+        logits = exclude(model.head(hidden[:, -1]), config.mask_id)  # (B, vocab)
+        tokens[:, i] = logits.argmax(-1).masked_fill(finished, config.eos_id)
         finished |= tokens[:, i] == config.eos_id
         if finished.all() or i == length - 1:
             break
-        hidden, cache = model.transformer(model.embedding(tokens[:, i:i + 1]), causal=True, past=cache)
+        last = model.embedding(tokens[:, i:i + 1])
+        hidden, cache = model.transformer(last, causal=True, past=cache)
     ends = response_ends(tokens, torch.zeros_like(tokens, dtype=torch.bool), config.eos_id)
-    return Decoded(tokens, (ends + 1).clamp(max=length), ends, [])
+    passes = (ends + 1).clamp(max=length)
+    return Decoded(tokens, passes, passes, torch.zeros_like(passes), ends, [])
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -441,12 +621,14 @@ FORMAT = "mini-dimple checkpoint 1"
 
 def checkpoint(model, tokenizer):
     """What `torch.save` writes and `load` reads: weights, config and tokenizer."""
-    return {"format": FORMAT, "config": asdict(model.config), "merges": tokenizer.merges, "weights": model.state_dict()}
+    return {"format": FORMAT, "config": asdict(model.config), "merges": tokenizer.merges,
+            "weights": model.state_dict()}
 
 
 def read_state(path, wanted, device="cpu"):
-    """The dict in a file written by `torch.save`. Raises OSError if it cannot be read, ValueError if it is damaged,
-    holds more than tensors and plain values, or is of another format than `wanted`."""
+    """The dict in a file written by `torch.save`. Raises OSError if it cannot be read, ValueError
+    if it is damaged, holds more than tensors and plain values, or is of another format than
+    `wanted`."""
     with open(path, "rb") as file:
         try:
             state = torch.load(file, map_location=device, weights_only=True)
@@ -459,8 +641,10 @@ def read_state(path, wanted, device="cpu"):
 
 
 def load(path, device="cpu"):
-    """(model, tokenizer) from a checkpoint written by train.py. Raises OSError, ValueError as `read_state`."""
-    from tokenizer import Tokenizer  # our own file, the standard library alone; the checkpoint carries the merges
+    """(model, tokenizer) from a checkpoint written by train.py. Raises OSError, ValueError as
+    `read_state`."""
+    # our own file, the standard library alone; the checkpoint carries the merges
+    from tokenizer import Tokenizer
     state = read_state(path, FORMAT, device)
     try:
         model, tokenizer = Dimple(Config(**state["config"])), Tokenizer(state["merges"])

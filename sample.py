@@ -1,4 +1,5 @@
 """Caption a picture with a trained Mini-Dimple, and watch the tokens being committed. `python sample.py --help`."""
+import itertools
 import math
 import random
 import re
@@ -9,8 +10,8 @@ import torch
 from PIL import Image
 
 from data import DESCRIBE, drawing, folder, pad_prompts, toy
-from mini_dimple import MAX_POSITIONS, RuleError, decode, decode_ar, load
-from rules import named, resolve
+from mini_dimple import MAX_POSITIONS, decode, decode_ar, load
+from rules import LOOKS, RuleError, named, resolve, resolve_look
 from train import THRESHOLD, Parser, count, pick_device, script, seed
 
 TRAINED = Path("out/mini_dimple.pt")
@@ -28,7 +29,7 @@ def parse(argv=None):
     parser.add_argument("--picture", type=Path, metavar="F", help="draw the decoding: an animation (.gif), or a strip (.png)")
     parser.add_argument("--length", type=count, metavar="N", help="window, in tokens (default: the longest trained)")
     parser.add_argument("--prior", metavar="TEXT", help="how the response begins: _ is one free token, other text is fixed")
-    parser.add_argument("--no-prefill", action="store_true", help="run the whole sequence in every iteration")
+    parser.add_argument("--look", metavar="LOOK", help=f"how a pass is made: {', '.join(LOOKS)}, or path/to/mine.py (default: prefilled; full: the whole sequence anew)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (default) proposes the most probable token")
     parser.add_argument("--seed", type=seed, metavar="S", help="of the scene and of sampling (default: a new one each time)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -60,9 +61,9 @@ def label(token, tokenizer):
 
 
 def show(tokens, before, tokenizer):
-    """A window (W,) as text: words in place, what changed since `before` (W,) in [brackets], masks as _, equal neighbours counted."""
+    """A window (W,) as text: words in place, what changed since `before` in [brackets], masks as _, equal neighbours counted."""
     cells = []  # [text, new, times]
-    for token, old in zip(tokens.tolist(), before.tolist()):
+    for token, old in itertools.zip_longest(tokens.tolist(), before[:len(tokens)].tolist()):  # what the window grew by is new
         text, new = label(token, tokenizer), token != old
         if cells and cells[-1][:2] == [text, new] and text in (MASK, drawing.EOS):
             cells[-1][2] += 1
@@ -74,13 +75,20 @@ def show(tokens, before, tokenizer):
 
 def panel(title, window, trace, tokenizer):
     """One example's window (W,) and its trace -> what `drawing` shows: the window before the first iteration and after each."""
-    given, sure = (window != tokenizer.mask_id).tolist(), [0.0] * len(window)  # each token's probability when it was committed
-    lines = []
-    for tokens, committed, confidence in [(window, window < 0, window), *((x[0].cpu() for x in line) for line in trace)]:
-        sure = [new if now else old for now, new, old in zip(committed.tolist(), confidence.tolist(), sure)]
-        tokens = tokens.tolist()
-        states = ["given" if g else "masked" if token == tokenizer.mask_id else "committed" for g, token in zip(given, tokens)]
-        lines.append([drawing.Cell(label(token, tokenizer), *rest) for token, *rest in zip(tokens, states, sure, committed.tolist())])
+    cells = [drawing.Cell(label(token, tokenizer), "masked" if token == tokenizer.mask_id else "given", 0.0, False) for token in window.tolist()]
+    lines = [cells]
+    for record in trace:
+        before, cells = cells, []
+        tokens, confidence = record.tokens[0].tolist(), record.confidence[0].tolist()
+        written, back = (record.by_rule | record.at_least_one | record.by_limit)[0].tolist(), record.taken_back[0].tolist()
+        for i, token in enumerate(tokens):
+            if written[i]:
+                cells.append(drawing.Cell(label(token, tokenizer), "committed", confidence[i], True))
+            elif token == tokenizer.mask_id:
+                cells.append(drawing.Cell(MASK, "masked", 0.0, back[i]))
+            else:
+                cells.append(before[i]._replace(new=False))
+        lines.append(cells)
     return drawing.Panel(title, lines)
 
 
@@ -90,7 +98,7 @@ def main(argv=None):
     with parser.reporting(ValueError, OSError):
         device, path = pick_device(args.device), find_checkpoint(args.checkpoint)
         names = args.rule or [f"confident:{THRESHOLD}"]
-        rules = [resolve(name) for name in names]
+        rules, look = [resolve(name) for name in names], resolve_look(args.look or "prefilled")
         if not 0 <= args.temperature < math.inf:
             raise ValueError(f"--temperature {args.temperature}: must be a number, 0 or more")
         if args.picture and args.picture.suffix.lower() not in (".gif", ".png"):
@@ -100,9 +108,9 @@ def main(argv=None):
         model, tokenizer = load(path, device)
         config = model.config
         greedy = config.phase == "ar"
-        if greedy and (args.rule or args.prior or args.no_prefill or args.temperature or args.picture):
+        if greedy and (args.rule or args.prior or args.look or args.temperature or args.picture):
             raise ValueError(f"{path} comes out of the AR phase and decodes greedily, left to right: "
-                             "--rule, --prior, --no-prefill, --temperature and --picture are for diffusion")
+                             "--rule, --look, --prior, --temperature and --picture are for diffusion")
         prompt = config.prompt if args.prompt is None else args.prompt
         number = random.randrange(10_000) if args.seed is None else args.seed
         if not 0 < len(tokenizer.encode(prompt)) <= config.prompt_tokens:
@@ -138,23 +146,25 @@ def main(argv=None):
             if args.rule:
                 print(f"rule:       {name}")
             generator = torch.Generator(device).manual_seed(number)
-            with parser.reporting(RuleError):
-                out = decode(model, images, prompts, window.to(device), rule, not args.no_prefill, args.temperature, generator, trace=True)
-        text, iterations = tokenizer.decode(out.response(0)), out.iterations.item()
+            with parser.reporting(RuleError, ValueError):
+                out = decode(look(model, images, prompts), window.to(device), config, rule, args.temperature, generator, trace=True)
+        text, passes = tokenizer.decode(out.response(0)), out.passes.item()
         print(f"caption:    {text}")
         if scene and prompt in (DESCRIBE, toy.COUNT):
             right = toy.grade(text, scene, board)[1] if prompt == DESCRIBE else text == drawn.texts[0]
             print("grade:      " + ("fully right" if right else f"wrong; one right answer: {drawn.texts[0]}"))
         print()
         before = window[0]
-        for iteration, line in enumerate(out.trace, 1):
-            print(f"{iteration:3d}  {show(line.tokens[0], before, tokenizer)}")
-            before = line.tokens[0]
-        tokens = min(out.ends[0].item() + 1, length)
+        for iteration, record in enumerate(out.trace, 1):
+            print(f"{iteration:3d}  {show(record.tokens[0], before, tokenizer)}")
+            before = record.tokens[0]
+        tokens = min(out.ends[0].item() + 1, out.tokens.shape[1])
         given = 0 if greedy else (window[0, :tokens] != config.mask_id).sum().item()
-        print(f"{iterations} iterations for {tokens - given} response tokens (EOS counted{', given ones not' if given else ''}): "
-              f"{(tokens - given) / max(iterations, 1):.1f} tokens per iteration")
-        panels.append(panel(name, window[0], out.trace, tokenizer))
+        print(f"{passes} passes for {tokens - given} response tokens (EOS counted{', given ones not' if given else ''}): "
+              f"{(tokens - given) / max(passes, 1):.1f} tokens per pass")
+        if out.left.item():
+            print(f"the limit of passes was reached: {out.left.item()} tokens were committed together in the last one")
+        panels.append(panel(rule.__name__, window[0], out.trace, tokenizer))
     if args.picture:
         with parser.reporting(OSError):
             drawing.save_decoding(args.picture, Image.fromarray(image.permute(1, 2, 0).numpy()), panels)

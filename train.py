@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from data import PADDINGS, Batches, drawing, folder, pad_prompts, toy, write
 from mini_dimple import (PRESETS, WEIGHTINGS, Config, Dimple, ar_loss, checkpoint, confident, decode, decode_ar,
-                         diffusion_loss, read_state, schedule)
+                         diffusion_loss, full, prefilled, read_state, schedule)
 from tokenizer import Tokenizer
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
@@ -271,7 +271,7 @@ def autocast(device):
 
 # ---------------------------------------------------------------- evaluation
 
-def caption_all(model, tokenizer, split, prompts, greedy_ar, prefill=True):
+def caption_all(model, tokenizer, split, prompts, greedy_ar, look=prefilled):
     """Decode every picture of the split -> texts, mean iterations, seconds. Confident decoding, or greedy AR."""
     device, config = next(model.parameters()).device, model.config
     ids = pad_prompts(prompts, tokenizer, config.prompt_tokens)
@@ -282,7 +282,7 @@ def caption_all(model, tokenizer, split, prompts, greedy_ar, prefill=True):
             out = decode_ar(model, images, prompt, config.window)
         else:
             window = torch.full((len(prompt), config.window), config.mask_id, device=device)
-            out = decode(model, images, prompt, window, confident(THRESHOLD), prefill)
+            out = decode(look(model, images, prompt), window, config, confident(THRESHOLD))
         texts += [tokenizer.decode(out.response(b)) for b in range(len(prompt))]
         iterations += out.iterations.sum().item()
     return texts, iterations / len(ids), time.perf_counter() - start
@@ -302,7 +302,7 @@ def evaluate(model, tokenizer, split, phase):
     figures = dict(correct=statistics.fmean(right), well_formed=statistics.fmean(well_formed), **figures,
                    count_correct=statistics.fmean(text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)))
     if not greedy:
-        plain, _, plain_seconds = caption_all(model, tokenizer, split, split.prompts, greedy, prefill=False)
+        plain, _, plain_seconds = caption_all(model, tokenizer, split, split.prompts, greedy, full)
         figures["correct_without_prefill"] = statistics.fmean(toy.grade(t, s, board)[1] for t, s in zip(plain, split.scenes))
         figures["prefill_speedup"] = plain_seconds / seconds
     return figures, texts, right

@@ -23,7 +23,7 @@ class Cell(NamedTuple):
     text: str
     state: str         # "masked", "given" (structure prior) or "committed"
     confidence: float  # 0 to 1, if committed
-    new: bool          # committed by this very iteration
+    new: bool          # committed, or taken back, by this very iteration
 
 
 class Panel(NamedTuple):
@@ -127,7 +127,7 @@ def draw_line(pen, x, y, line, boxes, mark_new=True):
 
 def draw_legend(pen, x, y, with_given):
     """What the colours mean, in a column 192 px wide and at most 96 px high."""
-    keys = [("masked", Cell("", "masked", 0, False)), ("committed just now", Cell("", "committed", 1, True))]
+    keys = [("masked", Cell("", "masked", 0, False)), ("changed just now", Cell("", "committed", 1, True))]
     for words, cell in keys + [("given", Cell("", "given", 0, False))] * with_given:
         draw_line(pen, x, y, [cell], [(0, 0, 34, 18)])
         pen.text((x + 42, y + 9), words, BLACK, FONT, "lm")
@@ -144,7 +144,8 @@ def decoding_sheet(picture, panels, iteration=None):
     right, layouts = WIDTH_PX - MARGIN_PX, []
     for panel in panels:
         last = len(panel.lines) - 1
-        boxes = wrap(panel.lines[-1], right - left)  # as at the end, so that nothing moves
+        longest = max(panel.lines, key=len)  # of a window that has shrunk
+        boxes = wrap(panel.lines[-1] + longest[len(panel.lines[-1]):], right - left)  # as at the end, so that nothing moves
         rows = range(last + 1) if still else [min(iteration, last)]
         layouts.append((panel, last, boxes, rows, boxes[-1][3] + (12 if still else MARGIN_PX)))
     height = top + sum(HEAD_PX + len(rows) * step for *_, rows, step in layouts)

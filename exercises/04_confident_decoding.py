@@ -8,7 +8,7 @@ single most confident one. Committed and given tokens never change. Repeat until
 Each example of the batch decides for itself: it must come out as if it were decoded alone. With a temperature above 0, the
 proposal is drawn from softmax(logits / temperature); its confidence is still read before temperature.
 
-Paper: confident decoding. Compare afterwards: `decode`, `select`, `propose` in mini_dimple.py.
+Paper: confident decoding. Compare afterwards: `Step`, `confident` and `decode` in mini_dimple.py.
 Check: python -m pytest exercises/04_confident_decoding.py
 """
 import torch

@@ -9,7 +9,7 @@ Is it exact? No: with full attention, keys and values of the prefix depend on th
 A naive prefix, run without any window in view, is another thing: off from the first pass on, unless the model was trained so (train.py --prefix-mask).
 How much either costs depends on the model: look at the probabilities, not only at the captions.
 
-Paper: prefilling. Compare afterwards: `decode` (where it sets `past`) and `Dimple.score` in mini_dimple.py.
+Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.score` in mini_dimple.py.
 Check: python -m pytest exercises/06_prefilling.py -s      (-s shows how far off stale and naive are)
 """
 import torch

@@ -15,7 +15,7 @@ Check: python -m pytest exercises/07_structure_priors.py
 """
 import torch
 
-from mini_dimple import decode
+from mini_dimple import decode, prefilled
 
 
 def make_window(template, length, tokenizer):
@@ -29,7 +29,8 @@ def infill(model, tokenizer, images, prompt, template):
     """images (B, 3, H, H), prompt (B, P) ids -> list of B strings: the responses that fit the template, windows of model.config.window.
 
     decode as imported above, with its usual rule. Hint: it wants a window for each picture (expand);
-    decode(model, images, prompt, windows) -> out with out.response(b), ids without the EOS; tokenizer.decode(ids)."""
+    decode(prefilled(model, images, prompt), windows, model.config) -> out with out.response(b),
+    ids without the EOS; tokenizer.decode(ids)."""
     raise NotImplementedError
 
 

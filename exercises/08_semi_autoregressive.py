@@ -6,7 +6,7 @@ confident decoding does: all above 0.9, else the most confident. As a rule, it n
 
 A trap: where a rule names no position of an example, the loop commits that example's most confident one, of the WHOLE window.
 
-Not part of Dimple: LLaDA (arXiv 2502.09992); Block Diffusion (arXiv 2503.09573) trains for it. Compare afterwards: rules/left_to_right.py.
+Not part of Dimple: LLaDA (arXiv 2502.09992); Block Diffusion (arXiv 2503.09573) trains for it. Compare afterwards: rules/blocks.py.
 Check:       python -m pytest exercises/08_semi_autoregressive.py
 Leaderboard: python bench.py rules --rule exercises/08_semi_autoregressive.py:16
 """
@@ -16,8 +16,10 @@ import torch
 def rule(step, k=16):
     """step: a `mini_dimple.Step` -> positions to commit, bool (B, W). Block i: positions i * k to i * k + k - 1.
 
-    k comes as a float from the command line. The current block of an example is the first one that has a [MASK] in it, whatever the other
-    examples do; tokens may be given anywhere. Hint: torch.arange(W) // k numbers the blocks; torch.where and amin(1) find the first."""
+    The current block of an example is the first one that has a [MASK] in it, whatever the other
+    examples do; tokens may be given anywhere. An example without a [MASK] is finished, and stays in
+    the batch; what you name of it is ignored. Hint: torch.arange(W) // k numbers the blocks;
+    torch.where and amin(1) find the first."""
     raise NotImplementedError
 
 

@@ -1,85 +1,192 @@
-"""Decoding rules, one per file: `def rule(step)`, or `def rule(step, k=4)` for a rule with a number, as in `--rule maskgit:4`.
+"""Decoding rules, one per file: `def rule(step)`, or `def rule(step, k=4)` for a rule with numbers,
+as in `--rule maskgit:4`.
 
-A rule says which positions of the window to commit, as a bool tensor (B, W); `mini_dimple.Step` documents what it sees.
-It may return two such tensors, (commit, take back), to make committed positions [MASK] again. These files have no
-privilege over yours: `--rule path/to/mine.py:4` goes the same way as `--rule maskgit:4`.
+A rule says which positions of the window to commit, a bool tensor (B, W), or what the next window
+is, ids (B, W'); `mini_dimple.Step` documents what it sees. These files have no privilege over
+yours: `--rule path/to/mine.py:4` goes the same way as `--rule maskgit:4`. So do looks:
+`--look path/to/mine.py`, a file with `def look(model, images, prompt)`.
 """
 import importlib.util
 import inspect
 import math
 import sys
+import traceback
 from pathlib import Path
 
 import torch
 
-from mini_dimple import confident
+from mini_dimple import confident, expect, full, prefilled
+
+LOOKS = {"prefilled": prefilled, "full": full}
 
 
-def scheduled(step, k):
-    """How many positions of each example to commit now (B,), for k >= 1 per iteration on average; k may be a fraction.
-
-    The public code's schedule: over a uniform grid of times, from all masked at 1 to none at 0, go to the next time s at
-    which n_masked * (1 - s / t) >= 1, where t is the share masked now. The grid here has k positions between two times."""
-    k = min(max(k, 1), step.masked.shape[1])
-    done = (~step.masked & ~step.given).sum(1)
-    return ((k * torch.ceil((done + 1) / k)).floor().long() - done).clamp(min=1)
+class RuleError(Exception):
+    """A reader's rule or look failed, or answered with what the loop cannot take; the message names
+    it, file and line."""
 
 
-def top(step, score, count):
-    """The `count` (B,) masked positions of each example with the highest score (B, W), as a bool tensor (B, W)."""
-    order = score.masked_fill(~step.masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    return (order.argsort(dim=1) < count[:, None]) & step.masked
+# ---------------------------------------------------------------- for rules
 
+def top(masked, score, count):
+    """The `count` positions of `masked` (B, W) with the highest score (B, W) in each row, or all if
+    there are fewer: bool (B, W). `count`: a whole number, or each row's (B, 1)."""
+    if not isinstance(count, torch.Tensor) and (count < 1 or count % 1):
+        raise ValueError(f"expected a whole number of positions, 1 or more, got {count}")
+    order = score.masked_fill(~masked, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    return (order.argsort(dim=1) < count) & masked
+
+
+# -------------------------------------------------------- from a word of the command line to a rule
 
 def named():
     """The names of the rules in this folder, and `confident`."""
-    return ["confident", *sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")]
+    files = Path(__file__).parent.glob("*.py")
+    return ["confident", *sorted(path.stem for path in files if path.stem != "__init__")]
 
 
 def resolve(text):
-    """"maskgit", "maskgit:4", "confident:0.9" or "path/to/mine.py:4" -> rule, its __name__ the text.
+    """"maskgit", "maskgit:4", "confident:0.9", "path/to/mine.py:7" or "mine.py:tau=0.6,eps=0.01" ->
+    rule, `checked`.
 
-    Raises ValueError, naming the text, for an unknown rule, a file that fails or has no `rule`, or a number it does not take."""
-    name, _, number = text.rpartition(":") if ":" in text and not text.endswith(".py") else (text, "", "")
-    try:
-        value = [float(number)] if number else []
-    except ValueError:
-        raise ValueError(f"--rule {text}: {number!r} is not a number") from None
-    if value and not (math.isfinite(value[0]) and value[0] > 0):
-        raise ValueError(f"--rule {text}: the number must be above 0")
+    Its __name__ is the text, of a path only the file's name. Raises ValueError, naming the text,
+    for an unknown rule, a file that fails or has no `rule`, or numbers that it does not take."""
+    has_numbers = ":" in text and not text.endswith(".py")
+    name, _, numbers = text.rpartition(":") if has_numbers else (text, "", "")
+    values, options = read_numbers(numbers, text)
     if name == "confident":
+        found, file = lambda step, threshold=0.9: made(step), None
         try:
-            found = confident(*value or [0.9])
-        except ValueError as error:
+            made = confident(*values or [0.9] * (not options), **options)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"--rule {text}: {error}") from None
-        chosen = lambda step: found(step)
+        values, options = [], {}
     else:
-        found = load_rule(name, text)
-        if value and not takes_number(found):
-            raise ValueError(f"--rule {text}: this rule takes no number")
-        chosen = lambda step: found(step, *value)
-    chosen.__name__ = text
-    return chosen
-
-
-def takes_number(function):
+        found, file = load_file(name, text, "rule")
     try:
-        return len(inspect.signature(function).parameters) > 1
+        inspect.signature(found).bind(None, *values, **options)
+    except TypeError as error:
+        raise ValueError(f"--rule {text}: {error}; `rule` takes {parameters(found)}") from None
     except ValueError:  # some built-in functions tell nothing
-        return True
+        pass
+    title = ":".join([Path(name).stem, *[numbers] * bool(numbers)])
+    return checked(lambda step: found(step, *values, **options), title, file)
 
 
-def load_rule(name, text):
+def parameters(function):
+    taken = list(inspect.signature(function).parameters.values())[1:]
+    return ", ".join(map(str, taken)) or "no number"
+
+
+def read_numbers(numbers, text):
+    """"7", "0.5" or "tau=0.6,k=2" -> positional values, named ones; whole numbers as int. Raises
+    ValueError."""
+    values, options = [], {}
+    for part in numbers.split(",") if numbers else []:
+        name, _, number = part.rpartition("=")
+        try:
+            value = float(number)
+            if not 0 <= value < math.inf:
+                raise ValueError
+            value = int(number) if number.strip().isdecimal() else value
+        except ValueError:
+            raise ValueError(f"--rule {text}: {number!r} is not a number, 0 or more") from None
+        if name:
+            options[name.strip()] = value
+        else:
+            values.append(value)
+    return values, options
+
+
+def checked(rule, name, file=None):
+    """A reader's rule, each answer checked before the loop takes it; `file`: where it stands. The
+    rule raises RuleError then."""
+    what = f"decoding rule {name!r}"
+
+    def wrapper(step):
+        (B, W), vocab, device, dtype = (
+            step.tokens.shape, step.probs.shape[-1], step.tokens.device, step.probs.dtype)
+        answer = blaming(what, file, lambda: rule(step))
+        got = (f"{answer.dtype} {tuple(answer.shape)} on {answer.device}"
+               if isinstance(answer, torch.Tensor) else type(answer).__name__)
+        positions, window = (got == f"torch.bool {(B, W)} on {device}",
+                             got.startswith("torch.int64") and answer.dim() == 2)
+        fits = window and len(answer) == B and answer.shape[1] and answer.device == device
+        if not positions and not fits:
+            raise RuleError(f"{what}: it must return positions to commit, torch.bool {(B, W)} on "
+                            f"{device}, or the next window, torch.int64 ({B}, any length), "
+                            f"not {got}")
+        if window and not ((answer >= 0) & (answer < vocab)).all():
+            raise RuleError(f"{what}: its window holds ids from {answer.min()} to {answer.max()}; "
+                            f"the vocabulary has 0 to {vocab - 1}")
+        # the loop commits the step's own proposals there, and the rule may have written into them
+        if positions:
+            ids = vocab if device.type == "cpu" else None  # a GPU would have to be waited for
+            blaming(what, None, lambda: expect(
+                "step.proposal", step.proposal, torch.long, (B, W), device, ids))
+            blaming(what, None, lambda: expect(
+                "step.confidence", step.confidence, dtype, (B, W), device))
+        return answer
+    wrapper.__name__ = name
+    return wrapper
+
+
+def blaming(what, file, work):
+    """work(); what it raises, sys.exit() too, becomes a RuleError with the last line of the file
+    that it went through."""
+    try:
+        return work()
+    except RuleError:
+        raise
+    except (Exception, SystemExit) as error:
+        own = [frame for frame in traceback.extract_tb(error.__traceback__)
+               if file and frame.filename == str(file.absolute())]
+        place = f"{file}, line {own[-1].lineno}, `{own[-1].line}`: " if own else ""
+        raise RuleError(f"{what}: {place}{type(error).__name__}: {error}") from error
+
+
+def load_file(name, text, wanted):
+    """The function called `wanted` of a file, or of a name in this folder -> function, path. Raises
+    ValueError."""
     path = Path(name) if name.endswith(".py") else Path(__file__).parent / f"{name}.py"
     if not path.is_file() or path.stem == "__init__":
-        raise ValueError(f"--rule {text}: " + (f"{path} does not exist" if name.endswith(".py") else
-                         f"unknown; choose one of {', '.join(named())}, or the path of a .py file"))
-    spec = importlib.util.spec_from_file_location(f"rule_{path.stem}", path)
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+        raise ValueError(f"--{wanted} {text}: " + (
+            f"{path} does not exist" if name.endswith(".py") else
+            f"unknown; choose one of {', '.join(named())}, or the path of a .py file"))
+    spec = importlib.util.spec_from_file_location(f"{wanted}_{path.stem}", path.absolute())
+    # dataclasses look their module up there
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"--rule {text}: {path} fails with {type(error).__name__}: {error}") from error
-    if not callable(getattr(module, "rule", None)):
-        raise ValueError(f"--rule {text}: {path} defines no function `rule(step)`")
-    return module.rule
+        raise ValueError(
+            f"--{wanted} {text}: {path} fails with {type(error).__name__}: {error}") from error
+    if not callable(getattr(module, wanted, None)):
+        raise ValueError(f"--{wanted} {text}: {path} defines no function `{wanted}`")
+    return getattr(module, wanted), path
+
+
+def resolve_look(text):
+    """"prefilled", "full" or "path/to/mine.py" -> a maker of looks: (model, images, prompt) ->
+    look. Raises ValueError, as `resolve`; what the maker or its looks raise becomes a RuleError."""
+    if text in LOOKS:
+        return LOOKS[text]
+    if not text.endswith(".py"):
+        raise ValueError(f"--look {text}: unknown; choose one of {', '.join(LOOKS)}, "
+                         "or the path of a .py file")
+    made, file = load_file(text, text, "look")
+    what = f"look {file.stem!r}"
+
+    def maker(model, images, prompt):
+        look = blaming(what, file, lambda: made(model, images, prompt))
+
+        def wrapper(tokens):
+            vocab = model.config.vocab_size
+            logits, shape = blaming(what, file, lambda: look(tokens)), (*tokens.shape, vocab)
+            if (not isinstance(logits, torch.Tensor) or logits.shape != shape
+                    or not logits.is_floating_point() or logits.device != tokens.device):
+                raise RuleError(f"{what}: it must return logits {shape} on {tokens.device}, "
+                                f"not {getattr(logits, 'shape', type(logits).__name__)}")
+            return logits
+        return wrapper
+    maker.__name__ = file.stem
+    return maker

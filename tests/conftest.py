@@ -1,19 +1,36 @@
+import random
+
 import pytest
 import torch
 
-from mini_dimple import Config, Dimple
+from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
 
-EOS, MASK = 18, 19
+EOS, MASK, VOCAB = 18, 19, 20
+
+
+def pytest_addoption(parser):
+    parser.addoption("--rule", metavar="RULE", help="check this decoding rule and nothing else: a "
+                     "file of yours, as in `python -m pytest tests/test_rules.py --rule mine.py:7`")
+
+
+def pytest_collection_modifyitems(config, items):
+    """With --rule, the tests that take any rule, and no other."""
+    if config.getoption("--rule"):
+        others = [item for item in items if "any_rule" not in item.fixturenames]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 def small_config(**changes):
     """A model small enough to run thousands of times: 4 visual tokens, 3 prompt tokens, 20 ids."""
-    return Config(**{**dict(vocab_size=20, eos_id=EOS, mask_id=MASK, image_px=16, patch_px=4, vit_width=16, vit_layers=1,
-                            width=16, layers=2, heads=2, window=12), **changes})
+    return Config(**{**dict(vocab_size=VOCAB, eos_id=EOS, mask_id=MASK, image_px=16, patch_px=4,
+                            vit_width=16, vit_layers=1, width=16, layers=2, heads=2, window=12),
+                     **changes})
 
 
 def random_model(seed, spread=0.5, **changes):
-    """Random weights in float64; `spread` makes the distributions peaked enough for confidences to differ."""
+    """Random weights in float64; `spread` makes the distributions peaked enough for confidences
+    to differ."""
     torch.manual_seed(seed)
     model = Dimple(small_config(**changes)).double().eval()
     with torch.no_grad():
@@ -30,13 +47,52 @@ def random_inputs(seed, B, W, P=3):
             torch.randint(0, EOS, (B, P), generator=g), torch.randint(0, EOS, (B, W), generator=g))
 
 
+def random_window(seed, B, W):
+    """Windows with priors: each position given (any id but [MASK], EOS too) with a probability of
+    the example's own."""
+    rng = random.Random(seed)
+    shares = [rng.choice([0, 0, 0.2, 0.6, 1]) for _ in range(B)]
+    return torch.tensor([[rng.randrange(MASK) if rng.random() < share else MASK for _ in range(W)]
+                         for share in shares])
+
+
+def random_case(seed, B, W, priors=True, **changes):
+    """What `decoded` takes: a random model, images, prompts, windows with priors or without."""
+    images, prompt, _ = random_inputs(seed, B, W)
+    window = random_window(seed, B, W) if priors else torch.full((B, W), MASK)
+    return random_model(seed, **changes), images, prompt, window
+
+
+def alone(case, b):
+    """Example b of a case."""
+    model, *inputs = case
+    return model, *(x[b:b + 1] for x in inputs)
+
+
+def random_step(seed, B=4, W=9):
+    """The Step of an iteration in which some tokens are given, some committed, and the first
+    position is masked."""
+    g = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(B, W, VOCAB, generator=g, dtype=torch.double)
+    state = torch.randint(0, 4, (B, W), generator=g)  # 0 given, 1 committed, else masked
+    state[:, 0] = 3
+    tokens = torch.where(state > 1, MASK, torch.randint(0, EOS, (B, W), generator=g))
+    return Step(0, 2 * W, tokens, state == 0, small_config(), lambda tokens: logits, {}, 0.0, None)
+
+
+def decoded(model, images, prompt, window, rule=confident(0.9), look=prefilled, **options):
+    """`decode`, with a look of its own."""
+    return decode(look(model, images, prompt), window, model.config, rule, **options)
+
+
 @pytest.fixture(params=range(3))
 def seed(request):
     return request.param
 
 
 def refused_by(main):
-    """-> refused(capsys, *words): the one line on stderr with which `main` ends on these words; exit status 2, no traceback."""
+    """-> refused(capsys, *words): the one line on stderr with which `main` ends on these words;
+    exit status 2, no traceback."""
     def refused(capsys, *words):
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])

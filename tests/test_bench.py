@@ -30,15 +30,17 @@ def test_wilson_covers_what_it_should():
 def test_pareto_by_its_definition():
     rng = random.Random(1)
     for _ in range(50):
-        rows = [dict(right=rng.randint(0, 4), iterations=rng.randint(0, 4)) for _ in range(rng.randint(1, 8))]
+        rows = [dict(right=rng.randint(0, 4), passes=rng.randint(0, 4))
+                for _ in range(rng.randint(1, 8))]
         for row, on_front in zip(rows, bench.pareto(rows)):
-            beaten = any((o["right"] > row["right"] and o["iterations"] <= row["iterations"]) or
-                         (o["right"] == row["right"] and o["iterations"] < row["iterations"]) for o in rows)
+            beaten = any((o["right"] > row["right"] and o["passes"] <= row["passes"]) or
+                         (o["right"] == row["right"] and o["passes"] < row["passes"]) for o in rows)
             assert on_front == (not beaten)
 
 
 def test_one_label_for_marks_on_each_other():
-    row = lambda name, right, iterations, yours=False: dict(rule=name, right=right, iterations=iterations, yours=yours, front=False)
+    def row(name, right, passes, yours=False):
+        return dict(rule=name, right=right, passes=passes, yours=yours, front=False)
     rows = [row("a", 0.99, 5), row("b", 0.985, 5.1), row("mine", 0.99, 5, True), row("far", 0.99, 9), row("low", 0.5, 5)]
     assert bench.labels(rows) == {"a": "", "b": "", "mine": "mine and 2 more", "far": "far", "low": "low"}
 
@@ -46,16 +48,66 @@ def test_one_label_for_marks_on_each_other():
 def test_the_leaderboard_and_a_readers_rule(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "RULES", ("confident:0.9", "maskgit:12", "random_order:24"))
     (tmp_path / "mine.py").write_text("rule = lambda step: step.confidence > 0.9\n")
-    bench.main(["rules", "--scenes", "10", "--rule", str(tmp_path / "mine.py"), "--json", str(tmp_path / "f.json"),
-                "--picture", str(tmp_path / "p" / "front.png"), "--device", "cpu"])
+    (tmp_path / "twice.py").write_text("def rule(step):\n    step.look(step.tokens)\n"
+                                       "    return step.confidence > 0.9\n")
+    bench.main(["rules", "--scenes", "10", "--device", "cpu", "--json", str(tmp_path / "f.json"),
+                "--rule", str(tmp_path / "mine.py"), "--rule", str(tmp_path / "twice.py"),
+                "--picture", str(tmp_path / "p" / "front.png")])
     out = capsys.readouterr().out
     figures = {row["rule"]: row for row in json.loads((tmp_path / "f.json").read_text())}
-    mine = figures[str(tmp_path / "mine.py")]
+    mine, twice = figures["mine"], figures["twice"]
     assert mine["yours"] and "★" in out and (tmp_path / "p" / "front.png").exists()
-    for key in ("right", "well_formed", "iterations", "front"):
+    for key in ("right", "well_formed", "iterations", "passes", "tokens_per_pass", "front"):
         assert mine[key] == figures["confident:0.9"][key], "built-in rules have no privilege"
-    assert figures["maskgit:12"]["iterations"] == 4 and figures["random_order:24"]["iterations"] == 2
+    assert twice["iterations"] == mine["iterations"] == mine["passes"]
+    assert twice["passes"] == 2 * mine["passes"], "its own looks count"
+    assert twice["tokens_per_pass"] == pytest.approx(mine["tokens_per_pass"] / 2)
+    assert figures["maskgit:12"]["passes"] == 4 and figures["random_order:24"]["passes"] == 2
     assert "AR phase, greedy, KV cache" in figures
+
+
+BAD = {
+    "empty": ("", "defines no function `rule`"),
+    "syntax": ("def rule(step", "fails with SyntaxError"),
+    "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
+    "raises": ("def rule(step):\n    return 1 / 0", "line 2, `return 1 / 0`: ZeroDivisionError"),
+    "leaves": ("import sys\ndef rule(step):\n    sys.exit()", "line 3, `sys.exit()`: SystemExit"),
+    "answers": ("def rule(step): return step.confidence", "it must return positions to commit"),
+    "ids": ("def rule(step): return step.tokens + 9999", "its window holds ids"),
+}
+
+
+def test_bad_files_are_rows_that_say_what_is_wrong(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "RULES", ("confident:0.9",))
+    (tmp_path / "good.py").write_text("rule = lambda step: step.confidence > 0.9\n")
+    words = ["--rule", tmp_path / "good.py:3", "--rule", tmp_path / "good.py"]  # the first fails
+    for name, (code, _) in BAD.items():
+        (tmp_path / f"{name}.py").write_text(code)
+        words += ["--rule", tmp_path / f"{name}.py"]
+    words += ["--picture", tmp_path / "x.png", "--json", tmp_path / "f.json", "--device", "cpu"]
+    bench.main(["rules", "--scenes", "2", *map(str, words)])
+    figures = json.loads((tmp_path / "f.json").read_text())
+    assert [row["rule"] for row in figures[:2]] == ["good", "confident:0.9"]
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| `")]
+    assert len(rows) == len(figures) + 1 + len(BAD) and len({row.count("|") for row in rows}) == 1
+    for name, (_, message) in {**BAD, "good.py:3": ("", "`rule` takes no number")}.items():
+        found = [row for row in rows if f"/{name}" in row and "★" in row]
+        assert len(found) == 1 and message in found[0], name
+    assert "empty.py" in refused(capsys, "rules", "--rule", tmp_path / "empty.py",
+                                 "--rule", tmp_path / "exits.py"), "nothing of yours is left"
+
+
+def test_the_leaderboard_through_a_look_of_ones_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "RULES", ("confident:0.9",))
+    (tmp_path / "mine.py").write_text("from mini_dimple import full as look\n")
+    figures, written = [], tmp_path / "f.json"
+    for look in ("full", str(tmp_path / "mine.py")):
+        bench.main(["rules", "--scenes", "3", "--look", look, "--json", str(written),
+                    "--picture", str(tmp_path / "x.png"), "--device", "cpu"])
+        rows = json.loads(written.read_text())
+        figures.append([(row["rule"], row["right"], row["passes"]) for row in rows])
+    assert figures[0] == figures[1] and "look mine;" in capsys.readouterr().out
+    assert "--look fast: unknown" in refused(capsys, "rules", "--look", "fast")
 
 
 def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
@@ -85,8 +137,6 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     assert "COMMAND" in refused(capsys)
     assert "at most 10" in refused(capsys, "recipe", "--seeds", 11) and "1 or more" in refused(capsys, "all", "--seeds", 0)
     assert str(tmp_path / "file") in refused(capsys, "loss", "--quick", "--out", tmp_path / "file")
-    (tmp_path / "bad.py").write_text("def rule(step): return 1 / 0")
-    assert "ZeroDivisionError" in refused(capsys, "rules", "--scenes", 2, "--rule", tmp_path / "bad.py", "--picture", tmp_path / "x.png")
 
 
 # ---------------------------------------------------------------- claims

@@ -1,133 +1,272 @@
 """What the decoding loop guarantees, whatever the model, the window, the prior or the rule."""
+import math
 import random
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_inputs, random_model
+import torch.nn.functional as F
+from conftest import (EOS, MASK, VOCAB, alone, decoded, random_case, random_inputs, random_model,
+                      random_step, random_window, small_config)
 
-from mini_dimple import RuleError, confident, decode, decode_ar, propose
+from mini_dimple import MAX_POSITIONS, Step, confident, decode, decode_ar, full, prefilled
 
-
-def random_window(rng, B, W):
-    """Windows with priors: each position given (any ordinary token, EOS too) with a probability of the case's own."""
-    share = rng.choice([0, 0, 0.2, 0.6, 1])
-    return torch.tensor([[rng.randrange(MASK) if rng.random() < share else MASK for _ in range(W)] for _ in range(B)])
-
-
-def wild_rules(rng):
-    g = torch.Generator().manual_seed(rng.randrange(1000))
-    yield "nothing", lambda step: torch.zeros_like(step.masked)
-    yield "everything", lambda step: torch.ones_like(step.masked)
-    yield "what is not masked", lambda step: ~step.masked
-    yield "what is given", lambda step: step.given
-    yield "at random", lambda step: torch.rand(step.masked.shape, generator=g) < 0.3
-    yield "first example only", lambda step: step.masked & (torch.arange(len(step.masked)) == 0)[:, None]
-    yield "confident", confident(rng.choice([1e-9, 0.05, 0.3, 0.9, 1.0]))
+LOOKS = pytest.mark.parametrize("look", [prefilled, full])
+FIELDS = ("tokens", "iterations", "passes", "left", "ends")  # of Decoded
 
 
-@pytest.mark.parametrize("case", range(25))
-def test_guarantees_of_the_loop(case):
-    rng = random.Random(case)
-    B, W = rng.randint(1, 5), rng.randint(1, 12)
-    model, (images, prompt, _) = random_model(case, rng.choice([0.1, 0.5, 1.5])), random_inputs(case, B, W)
-    for name, rule in wild_rules(rng):
-        window = random_window(rng, B, W)
-        before = window.clone()
-        out = decode(model, images, prompt, window, rule, prefill=rng.random() < 0.5, temperature=rng.choice([0, 0, 1e-40, 1.0, 50.0]),
-                     generator=torch.Generator().manual_seed(case), trace=True)
-        assert torch.equal(window, before), "the caller's window is left alone"
-        given, masks = window != MASK, (window == MASK).sum(1)
-        assert torch.equal(out.tokens[given], window[given]), "given tokens never change"
-        assert not (out.tokens == MASK).any(), "[MASK] is never proposed nor left"
-        assert (out.iterations <= masks).all() and ((out.iterations > 0) == (masks > 0)).all()
-        assert len(out.trace) == out.iterations.max()
-        tokens = window
-        for number, line in enumerate(out.trace):
-            unfinished = (tokens == MASK).any(1)
-            assert torch.equal(line.committed.any(1), unfinished), "at least one commit per unfinished example"
-            assert not line.committed[tokens != MASK].any(), "only masked positions are committed"
-            assert torch.equal(line.tokens[~line.committed], tokens[~line.committed]), "committed tokens never change"
-            assert torch.equal(unfinished, number < out.iterations)
-            tokens = line.tokens
-        assert torch.equal(tokens, out.tokens)
+def told(confidence, ids=range(EOS)):
+    """A look that proposes ids[i] at place i with these confidences (B, W), whatever it sees."""
+    B, W = confidence.shape
+    ids = torch.tensor([ids[i] for i in range(W)]).expand(B, W)
+    others = (1 - confidence) / (VOCAB - 2)  # all but this one and [MASK]
+    probs = others[..., None].repeat(1, 1, VOCAB).scatter(2, ids[..., None], confidence[..., None])
+    places = lambda tokens: torch.arange(tokens.shape[1]) % W  # over again where the window grows
+    return lambda tokens: probs.log()[:, places(tokens)]
 
 
-@pytest.mark.parametrize("prefill", [True, False])
-def test_a_batch_decodes_as_each_example_alone(seed, prefill):
+def doubting(threshold, doubt):
+    """Confident decoding that takes a token back, any number of times, when its probability falls
+    below `doubt`."""
+    def rule(step):
+        own = step.probs.gather(-1, step.tokens[..., None]).squeeze(-1)
+        window = step.commit(step.confidence > threshold)
+        return window.masked_fill(~step.masked & (own < doubt), MASK)
+    return rule
+
+
+# ---------------------------------------------------------------- against a slow, obvious loop
+
+def slow_decode(model, images, prompt, window, threshold, doubt, prefill, limit):
+    """Each example by itself, one position at a time, in plain Python: confident decoding as the
+    paper words it, and `doubting`. -> tokens, iterations, what the limit filled, a list each."""
+    answers = []
+    for b in range(len(window)):
+        given, frozen, iterations, left = window[b].tolist(), None, 0, 0
+        tokens, prefix = list(given), model.prefix(images[b:b + 1], prompt[b:b + 1])
+        start = prefix.shape[1] - 1  # the last prompt token, which scores the window's first
+        while MASK in tokens:
+            x = torch.cat([prefix, model.embedding(torch.tensor([tokens]))], 1)
+            if prefill and frozen:
+                hidden, _ = model.transformer(x[:, start:], False, frozen)
+            else:
+                hidden, cache = model.transformer(x, False)
+                hidden = hidden[:, start:]
+                frozen = [(k[:, :, :start], v[:, :, :start]) for k, v in cache]
+            chances = []  # of each id at each position, [MASK] excluded
+            for row in model.head(hidden[0, :-1]).tolist():
+                weights = [math.exp(logit - max(row)) * (i != MASK) for i, logit in enumerate(row)]
+                chances.append([weight / sum(weights) for weight in weights])
+            iterations += 1
+            masks = [i for i, token in enumerate(tokens) if token == MASK]
+            own = [i for i, token in enumerate(tokens) if token != MASK and given[i] == MASK]
+            sure = [i for i in masks if max(chances[i]) > threshold]
+            back = [i for i in own if chances[i][tokens[i]] < doubt]
+            if iterations == limit:
+                sure, back, left = masks, [], len(masks)
+            if not sure:
+                sure = [max(masks, key=lambda i: max(chances[i]))]
+            for i in sure:
+                tokens[i] = chances[i].index(max(chances[i]))
+            for i in back:
+                tokens[i] = MASK
+        answers.append((tokens, iterations, left))
+    return map(list, zip(*answers))
+
+
+@LOOKS
+@pytest.mark.parametrize("B", [1, 4])
+def test_decoding_equals_a_literal_reading_of_the_paper(seed, look, B):
+    model, taken_back, filled = random_model(seed, 0.4), 0, 0
+    settings = (0.15, 0, 18), (0.5, 0, 18), (0.3, 0.05, 18), (0.2, 0.2, 7), (1, 0, 3)
+    for number, (threshold, doubt, limit) in enumerate(settings):
+        _, *inputs = random_case(100 * seed + number, B, 9)
+        rule = doubting(threshold, doubt)
+        out = decoded(model, *inputs, rule, look, limit=limit, trace=True)
+        with torch.no_grad():
+            tokens, iterations, left = slow_decode(model, *inputs, threshold, doubt,
+                                                   look is prefilled, limit)
+        assert out.tokens.tolist() == tokens and out.left.tolist() == left
+        assert out.iterations.tolist() == out.passes.tolist() == iterations
+        taken_back += sum(record.taken_back.sum().item() for record in out.trace)
+        filled += sum(left)
+    assert B == 1 or taken_back and filled, "the cases are hard enough"
+
+
+@LOOKS
+@pytest.mark.parametrize("rule", [confident(0.4), confident(1.0), doubting(0.3, 0.1)])
+def test_a_batch_decodes_as_each_example_alone(seed, look, rule):
+    case = random_case(seed, 64, 12)
+    batch = decoded(*case, rule, look, limit=10)
+    for b in range(64):
+        one = decoded(*alone(case, b), rule, look, limit=10)
+        for name in FIELDS:
+            assert torch.equal(getattr(batch, name)[b:b + 1], getattr(one, name)), name
+    assert len(batch.iterations.unique()) > 2, "the examples finish at different times"
+
+
+def test_a_batch_decodes_greedily_as_each_example_alone(seed):
     model, (images, prompt, _) = random_model(seed), random_inputs(seed, 64, 12)
-    window = random_window(random.Random(seed + 1), 64, 12)
-    for threshold in (0.1, 0.4, 1.0):
-        batch = decode(model, images, prompt, window, confident(threshold), prefill)
-        for b in range(64):
-            one = slice(b, b + 1)
-            alone = decode(model, images[one], prompt[one], window[one], confident(threshold), prefill)
-            assert torch.equal(batch.tokens[one], alone.tokens) and torch.equal(batch.iterations[one], alone.iterations)
     batch = decode_ar(model, images, prompt, 12)
     for b in range(64):
-        alone = decode_ar(model, images[b:b + 1], prompt[b:b + 1], 12)
-        assert torch.equal(batch.tokens[b:b + 1], alone.tokens) and batch.iterations[b] == alone.iterations[0]
-
-
-def slow_decode(model, images, prompt, window, threshold, prefill):
-    """One example, one position at a time, in plain Python: confident decoding as the paper words it."""
-    tokens, iterations, frozen = window[0].tolist(), 0, None
-    prefix = model.prefix(images, prompt)
-    while MASK in tokens:
-        x = torch.cat([prefix, model.embedding(torch.tensor([tokens]))], 1)
-        if prefill and frozen is not None:  # layer by layer: positions before the last prompt token keep their keys and values
-            start, cache = prefix.shape[1] - 1, frozen
-            hidden, _ = model.transformer(x[:, start:], False, cache)
-            logits = model.head(hidden[:, :-1])[0]
-        else:
-            hidden, cache = model.transformer(x, False)
-            frozen = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
-            logits = model.head(hidden[:, prefix.shape[1] - 1:-1])[0]
-        iterations += 1
-        best, commits = None, []
-        for i, token in enumerate(tokens):
-            if token == MASK:
-                row = [-float("inf") if v == MASK else logits[i, v].item() for v in range(20)]
-                norm = sum(torch.tensor(row).sub(max(row)).exp().tolist())
-                proposal = max(range(20), key=row.__getitem__)
-                confidence = 1 / norm
-                if best is None or confidence > best[0]:
-                    best = confidence, i, proposal
-                if confidence > threshold:
-                    commits.append((confidence, i, proposal))
-        for _, i, proposal in commits or [best]:
-            tokens[i] = proposal
-    return tokens, iterations
-
-
-@pytest.mark.parametrize("prefill", [True, False])
-def test_decoding_equals_a_literal_reading_of_the_paper(seed, prefill):
-    model = random_model(seed, 0.4)
-    for case in range(6):
-        images, prompt, _ = random_inputs(100 * seed + case, 1, 9)
-        window = random_window(random.Random(case), 1, 9)
-        for threshold in (0.15, 0.5):
-            out = decode(model, images, prompt, window, confident(threshold), prefill)
-            with torch.no_grad():
-                tokens, iterations = slow_decode(model, images, prompt, window, threshold, prefill)
-            assert out.tokens[0].tolist() == tokens and out.iterations.item() == iterations
+        one = decode_ar(model, images[b:b + 1], prompt[b:b + 1], 12)
+        for name in FIELDS:
+            assert torch.equal(getattr(batch, name)[b:b + 1], getattr(one, name)), name
 
 
 def test_prefilling_changes_nothing_in_the_first_iteration_and_something_later(seed):
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 8, 12)
-    window = torch.full((8, 12), MASK)
-    kept, full = (decode(model, images, prompt, window, confident(1.0), prefill, trace=True) for prefill in (True, False))
-    assert torch.equal(kept.trace[0].tokens, full.trace[0].tokens)
-    assert any(not torch.allclose(a.confidence, b.confidence) for a, b in zip(kept.trace[1:], full.trace[1:]))
+    case = random_case(seed, 8, 12, priors=False)
+    kept, anew = (decoded(*case, confident(1.0), look, trace=True) for look in (prefilled, full))
+    assert torch.equal(kept.trace[0].tokens, anew.trace[0].tokens)
+    assert any(not torch.allclose(a.confidence, b.confidence)
+               for a, b in zip(kept.trace[1:], anew.trace[1:]))
+
+
+def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
+    differs = []
+    for prefix_mask in (True, False):
+        case = random_case(seed, 6, 12, prefix_mask=prefix_mask)
+        kept, anew = (decoded(*case, confident(0.4), look, trace=True)
+                      for look in (prefilled, full))
+        differs.append(max((a.confidence - b.confidence).abs().max().item()
+                           for a, b in zip(kept.trace, anew.trace)))
+        if prefix_mask:
+            assert torch.equal(kept.tokens, anew.tokens)
+            assert torch.equal(kept.iterations, anew.iterations)
+    assert differs[0] < 1e-9 < 1e-4 < differs[1], "with full attention it is an approximation"
+
+
+# ---------------------------------------------------------------- whatever the rule returns
+
+def two_looks(step):
+    """Verifies what it would commit with one more look."""
+    step.score(step.look(step.commit(step.confidence > 0.3)))
+    return step.confidence > 0.3
+
+
+def second_best(step):
+    step.propose(step.probs.topk(2).indices[..., 1])
+    return step.confidence > 0.2
+
+
+def wild_rules(rng):
+    """Rules of all kinds, most of them nonsense; `decode` keeps its promises with each."""
+    g = torch.Generator().manual_seed(rng.randrange(1000))
+
+    def chance(step, p):
+        return torch.rand(step.masked.shape, generator=g) < p
+
+    def some_ids(step, W):
+        return torch.randint(0, VOCAB, (len(step.tokens), W), generator=g)  # [MASK] among them
+
+    def longer(step, id):
+        return F.pad(step.commit(chance(step, 0.3)), (0, 2), value=id)
+    positions = {
+        "nothing": lambda step: torch.zeros_like(step.masked),
+        "everything": lambda step: torch.ones_like(step.masked),
+        "what is not masked": lambda step: ~step.masked,
+        "what is given": lambda step: step.given,
+        "at random": lambda step: chance(step, 0.3),
+        "one example": lambda step: (torch.arange(len(step.masked)) == 0)[:, None] & step.masked,
+        "confident": confident(rng.choice([1e-9, 0.05, 0.3, 0.9, 1.0])),
+        "other proposals": second_best,
+        "two looks": two_looks,
+    }
+    windows = {
+        "masks for ever": lambda step: torch.full_like(step.tokens, MASK),
+        "the window as it is": lambda step: step.tokens,
+        "taken back": doubting(0.3, rng.choice([0.1, 0.5, 1.1])),
+        "other ids": lambda step: some_ids(step, step.tokens.shape[1]),
+        "any length": lambda step: some_ids(step, rng.randint(1, step.tokens.shape[1] + 3)),
+        "longer": lambda step: longer(step, MASK) if step.iteration < 4 else step.masked,
+        "words behind the end": lambda step: longer(step, 5),
+        "no end": lambda step: longer(step, MASK),
+        "one token": lambda step: step.commit(step.masked)[:, :1],
+        "nothing is given": lambda step: step.given.zero_() + 3,  # the window 3 3 3 ...
+    }
+    return positions, windows
+
+
+@pytest.mark.parametrize("number", range(20))
+def test_guarantees_of_the_loop(number):
+    rng = random.Random(number)
+    B, W = rng.randint(1, 5), rng.randint(1, 12)
+    model = random_model(number, rng.choice([0.1, 0.5, 1.5]))
+    images, prompt, _ = random_inputs(number, B, W)
+    positions, windows = wild_rules(rng)
+    for name, rule in (positions | windows).items():
+        window, calls = random_window(rng.random(), B, W), []
+        before, limit = window.clone(), rng.choice([1, 3, 2 * W, 2 * W])
+
+        def watched(*inputs, look=rng.choice([prefilled, full])):
+            asked = look(*inputs)
+            return lambda tokens: calls.append(tokens) or asked(tokens)
+        out = decoded(model, images, prompt, window, rule, watched, limit=limit, trace=True,
+                      temperature=rng.choice([0, 0, 1e-40, 1.0, 50.0]),
+                      generator=torch.Generator().manual_seed(number))
+        assert torch.equal(window, before), "the caller's window is left alone"
+        for row, given in zip(out.tokens.tolist(), window.tolist()):
+            assert all(row[i] == token for i, token in enumerate(given) if token != MASK), name
+        assert not (out.tokens == MASK).any() and out.tokens.max() < VOCAB, "nothing left to fill"
+        assert len(calls) == out.passes.max() <= limit + (name == "two looks"), "it ends in time"
+        masks = (window == MASK).sum(1)
+        assert torch.equal(out.iterations > 0, masks > 0)
+        assert torch.equal(out.passes, out.iterations) or name == "two looks"
+        assert (out.iterations <= masks).all() or name in windows, "at least one an iteration"
+        check_trace(window, out, positions=name in positions)
+
+
+def check_trace(window, out, positions):
+    """The trace replays the decoding, and tells for each change what made it."""
+    assert len(out.trace) == out.iterations.max()
+    before = window
+    for number, record in enumerate(out.trace):
+        tokens, unfinished = record.tokens, (before == MASK).any(1)
+        assert torch.equal(unfinished, number < out.iterations)
+        assert {field.shape[:2] for field in record} == {tokens.shape}
+        finished = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=EOS)[~unfinished]
+        assert torch.equal(tokens[~unfinished], finished), "finished examples stay"
+        assert (before[~unfinished, tokens.shape[1]:] == EOS).all(), "nor are they cut"
+        grown = F.pad(before, (0, tokens.shape[1] - before.shape[1]), value=MASK)
+        changed = (tokens != grown) & unfinished[:, None]
+        causes = record.by_rule, record.at_least_one, record.by_limit, record.taken_back
+        assert torch.equal(sum(cause.long() for cause in causes), changed.long()), "one cause each"
+        assert torch.equal(record.taken_back, changed & (tokens == MASK))
+        assert (record.at_least_one.sum(1) <= 1).all()
+        assert not record.by_limit.any() or number == len(out.trace) - 1
+        if positions:
+            assert torch.equal(changed.any(1), unfinished), "at least one of each unfinished"
+            assert not (record.at_least_one.any(1) & record.by_rule.any(1)).any()
+        before = tokens
+    assert torch.equal(before, out.tokens)
+    by_limit = out.trace[-1].by_limit.sum(1) if out.trace else torch.zeros_like(out.left)
+    assert torch.equal(out.left, by_limit), "how many the limit filled"
+
+
+def test_commit_takes_at_least_the_most_confident_of_each_unfinished_example(seed):
+    step = random_step(seed)
+    step.masked[3] = False
+    step.confidence[2] -= 9  # a rule's own measure may be below 0
+    for p in (0, 0.1, 0.5, 1):
+        where = torch.rand(4, 9) < p
+        window = step.commit(where)
+        changed = window != step.tokens
+        for b in range(4):
+            masks = [i for i in range(9) if step.masked[b, i]]
+            asked = [i for i in masks if where[b, i]]
+            best = [max(masks, key=lambda i: step.confidence[b, i])] if masks else []
+            assert changed[b].nonzero()[:, 0].tolist() == (asked or best)
+            assert step.at_least_one[b].nonzero()[:, 0].tolist() == ([] if asked else best)
+        assert torch.equal(window[changed], step.proposal[changed])
 
 
 def test_threshold_one_commits_one_token_at_a_time_the_most_confident_first(seed):
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 4, 9)
-    out = decode(model, images, prompt, torch.full((4, 9), MASK), confident(1.0), trace=True)
+    out = decoded(*random_case(seed, 4, 9, priors=False), confident(1.0), trace=True)
     assert out.iterations.tolist() == [9] * 4
     masked = torch.ones(4, 9, dtype=torch.bool)
-    for line in out.trace:
-        assert torch.equal(line.committed.float().argmax(1), line.confidence.masked_fill(~masked, -1).argmax(1))
-        masked &= ~line.committed
+    for record in out.trace:
+        best = record.confidence.masked_fill(~masked, -1).argmax(1)
+        assert torch.equal(record.at_least_one.float().argmax(1), best)
+        masked &= ~record.at_least_one
 
 
 @pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, float("nan"), float("inf")])
@@ -136,113 +275,442 @@ def test_thresholds_outside_0_1_are_refused(threshold):
         confident(threshold)
 
 
+# ---------------------------------------------------------------- iterations, passes, limit
+
+def test_extra_looks_are_counted_for_unfinished_examples_only():
+    def verifying(step):
+        step.look(step.tokens)
+        return step.confidence > 0.5
+    look = told(torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.9, 0.4, 0.3, 0.2], [0.9, 0.9, 0.9, 0.9]]))
+    window = torch.full((3, 4), MASK)
+    window[2] = 7
+    out = decode(look, window, small_config(), verifying)
+    assert out.iterations.tolist() == [1, 4, 0] and out.passes.tolist() == [2, 8, 0]
+    assert out.left.tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("limit, iterations, left", [
+    (1, [1, 1, 0], [5, 2, 0]), (3, [3, 2, 0], [3, 0, 0]), (5, [5, 2, 0], [1, 0, 0]),
+    (6, [5, 2, 0], [0, 0, 0])])
+def test_the_limit_fills_what_is_left_and_says_how_much(limit, iterations, left):
+    window = torch.tensor([[MASK] * 5, [1, 2, 3, MASK, MASK], [1, 2, 3, 4, 5]])
+    out = decode(told(torch.full((3, 5), 0.3)), window, small_config(), limit=limit)
+    assert out.iterations.tolist() == out.passes.tolist() == iterations
+    assert out.left.tolist() == left and out.tokens[0].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_limit_is_twice_the_window_unless_said():
+    window = torch.tensor([[MASK] * 5, [1, 2, 3, MASK, MASK], [1, 2, 3, 4, 5]])
+    out = decode(told(torch.full((3, 5), 0.3)), window, small_config(), lambda step: step.tokens)
+    assert out.passes.tolist() == [10, 10, 0] and out.left.tolist() == [5, 2, 0]
+
+
+@pytest.mark.parametrize("limit", range(1, 10))
+def test_a_rules_own_looks_overshoot_the_limit_by_one_iteration_at_most(limit):
+    def looking(step):
+        assert step.limit == limit
+        for _ in range(3):
+            step.look(step.tokens)
+        return step.tokens
+    look, window = told(torch.full((2, 5), 0.3)), torch.full((2, 5), MASK)
+    out = decode(look, window, small_config(), looking, limit=limit)
+    assert limit <= out.passes.max() < limit + 4 and out.left.tolist() == [5, 5]
+
+
+# ---------------------------------------------------------------- windows that grow and shrink
+
+def test_a_finished_example_is_eos_where_the_window_grows():
+    def growing(step):
+        return F.pad(step.tokens, (0, 2), value=MASK) if step.iteration == 0 else step.masked
+    look, window = told(torch.full((2, 3), 0.3)), torch.tensor([[1, 2, 3], [4, MASK, MASK]])
+    out = decode(look, window, small_config(), growing, trace=True)
+    assert out.trace[0].tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, MASK, MASK, MASK, MASK]]
+    assert out.tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, 1, 2, 0, 1]]
+    assert out.iterations.tolist() == [0, 2] and out.response(0) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("window, ids, shrunk", [
+    ([[MASK] * 3, [MASK] * 3], [1, EOS, EOS], [[1], [1]]),  # what has ended loses nothing
+    ([[MASK] * 3, [MASK] * 3], [1, 2, EOS], [[1, EOS], [1, 2]]),
+    ([[MASK] * 3, [MASK] * 3], [1, 2, 3], [[1, EOS, EOS], [1, 2, 3]]),
+    ([[MASK, 7, MASK], [MASK] * 3], [1, EOS, EOS], [[1, 7], [1, EOS]]),
+    ([[MASK, MASK, EOS], [MASK] * 3], [1, EOS, EOS], [[1, EOS, EOS], [1, EOS, EOS]]),  # given
+    ([[MASK] * 3, [1, EOS, EOS]], [1, EOS, EOS], [[1, EOS, EOS], [1, EOS, EOS]]),
+])
+def test_a_window_shrinks_to_what_is_given_and_finished(window, ids, shrunk):
+    """The second example finishes first; then the rule wants a single token."""
+    def shrinking(step):
+        return step.confidence > 0.5 if step.iteration == 0 else step.commit(step.masked)[:, :1]
+    look = told(torch.tensor([[0.3, 0.3, 0.3], [0.9, 0.9, 0.9]]), ids)
+    out = decode(look, torch.tensor(window), small_config(), shrinking)
+    assert out.tokens.tolist() == shrunk
+    assert torch.equal(out.ends, (out.tokens != EOS).sum(1))
+
+
+def test_a_rule_may_score_a_longer_window_and_go_by_it():
+    def growing(step):
+        if step.iteration == 0:
+            step.tokens = F.pad(step.tokens, (0, 3), value=MASK)
+            step.masked = step.tokens == MASK
+            step.score(step.look(step.tokens))
+        return step.commit(step.confidence > 0.9)
+    look, window = told(torch.full((2, 4), 0.3)), torch.full((2, 4), MASK)
+    out = decode(look, window, small_config(), growing, limit=20, trace=True)
+    assert out.tokens.shape == (2, 7)
+    assert out.passes.tolist() == [8, 8] and out.iterations.tolist() == [7, 7]
+    assert all(record.at_least_one.sum(1).tolist() == [1, 1] for record in out.trace)
+
+
+# ---------------------------------------------------------------- what a rule can do with its step
+
+def test_no_eos_before_place_k_by_score():
+    def late(step):
+        step.logits[:, :4, EOS] = -torch.inf
+        step.score(step.logits)
+        return step.confidence > 0.5
+    window = torch.full((3, 9), MASK)
+    for rule, end in ((confident(0.5), 0), (late, 4)):
+        out = decode(told(torch.full((3, 9), 0.9), [EOS] * 9), window, small_config(), rule)
+        assert out.ends.tolist() == [end] * 3
+
+
+def test_scores_and_proposals_of_the_rules_own(seed):
+    """Other logits (guidance) set probabilities, proposals and confidences, without [MASK]; the
+    caller's logits stay as they are."""
+    step = random_step(seed)
+    logits = 3 * torch.randn(4, 9, VOCAB, dtype=torch.double)
+    logits[..., MASK] = 50
+    before, wanted = logits.clone(), logits[..., :MASK].softmax(-1)
+    step.score(logits)
+    assert torch.equal(logits, before)
+    torch.testing.assert_close(step.probs[..., :MASK], wanted)
+    torch.testing.assert_close(step.confidence, wanted.amax(-1))
+    assert torch.equal(step.proposal, wanted.argmax(-1)) and not step.probs[..., MASK].any()
+    best, second = wanted.topk(2).indices.unbind(-1)
+    step.propose(second)
+    torch.testing.assert_close(step.confidence, wanted.topk(2).values[..., 1])
+    assert torch.equal(step.commit(step.masked)[step.masked], second[step.masked])
+
+
+def test_guidance_by_a_second_look(seed):
+    """Away from what the model says without the given words: classifier-free guidance."""
+    model, images, prompt, window = case = random_case(seed, 6, 8)
+    empty, seen = torch.full((6, 8), MASK), []
+
+    def guided(step):
+        step.score(2 * step.logits - step.look(empty))
+        seen.append(step.probs)
+        return step.confidence > 0.5
+    out = decoded(*case, guided, full)
+    a, b = (model(images, prompt, tokens, causal=False)[..., :MASK] for tokens in (window, empty))
+    torch.testing.assert_close(seen[0][..., :MASK], (2 * a - b).softmax(-1))
+    assert not any(probs.isnan().any() for probs in seen), "-inf less -inf: [MASK] stays excluded"
+    assert not (out.tokens == MASK).any() and torch.equal(out.passes, 2 * out.iterations)
+
+
+def test_mask_is_never_proposed():
+    seen, window = [], torch.full((2, 5), MASK)
+
+    def rule(step):
+        seen.append((step.probs, step.look(step.tokens)))
+        return step.confidence > 0.01
+    out = decode(told(torch.full((2, 5), 0.9), [MASK] * 5), window, small_config(), rule)
+    assert not (out.tokens == MASK).any() and out.iterations.tolist() == [1, 1]
+    probs, logits = seen[0]
+    assert not probs[..., MASK].any() and torch.allclose(probs.sum(-1), torch.ones(2, 5))
+    assert (logits[..., MASK] == -torch.inf).all(), "nor by the rule's own looks"
+
+
+def test_memory_lives_as_long_as_the_decoding(seed):
+    """A rule that commits what it proposed in the iteration before as well."""
+    seen = []
+
+    def steady(step):
+        before = step.memory.get("proposal")
+        step.memory["proposal"] = step.proposal
+        seen.append(before)
+        return step.confidence > 1 if before is None else before == step.proposal
+    case = random_case(seed, 8, 12, priors=False)
+    case[-1][0, 1:] = 3  # finished after one iteration, and still in its place in the memory
+    once = decoded(*case, steady, trace=True)
+    assert seen[0] is None and len(seen) == len(once.trace)
+    assert all(torch.equal(before, record.proposal)
+               for before, record in zip(seen[1:], once.trace))
+    again = decoded(*case, steady)
+    assert torch.equal(once.tokens, again.tokens) and seen[len(once.trace)] is None, "and no longer"
+
+
+SPOILERS = {
+    "in place": lambda step, name: getattr(step, name).zero_(),
+    "in a way that PyTorch cannot see": lambda step, name: getattr(step, name).numpy().fill(0),
+    "another shape": lambda step, name: setattr(step, name, torch.ones(3)),
+}
+
+
+@pytest.mark.parametrize("how", SPOILERS)
+@pytest.mark.parametrize("inference_mode", [False, True])
+def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
+    """It harms nothing but its own choice: what follows is as if it had not."""
+    def spoil(step, spared=()):
+        for name, value in list(vars(step).items()):
+            if isinstance(value, torch.Tensor) and name not in spared:
+                SPOILERS[how](step, name)
+        window = torch.full((4, 8), MASK)
+        step.look(window).zero_()
+        window.zero_()
+
+    def positions(step):
+        choice = step.confidence > 0.3
+        spoil(step, ("proposal", "confidence", "probs"))  # what is committed, and what is traced
+        return choice
+
+    def next_window(step):
+        answer = step.commit(step.confidence > 0.3)
+        for earlier in step.memory.setdefault("steps", []):
+            earlier.tokens.zero_()
+        spoil(step)
+        step.memory["steps"].append(step)
+        return answer
+    case = random_case(seed, 4, 8)
+    with torch.inference_mode(inference_mode):
+        wanted, out = (decoded(*case, rule, trace=True) for rule in (confident(0.3), positions))
+        for rule in (positions, next_window):
+            untraced = decoded(*case, rule)
+            assert torch.equal(untraced.tokens, wanted.tokens)
+            assert torch.equal(untraced.iterations, wanted.iterations)
+    for mine, theirs in zip(out.trace, wanted.trace, strict=True):
+        for name in ("tokens", "by_rule", "at_least_one", "taken_back", "words"):
+            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
+
+
+# ---------------------------------------------------------------- trace, temperature, dtypes
+
+@LOOKS
+def test_a_record_holds_the_three_likeliest_words(seed, look):
+    model, images, prompt, tokens = case = random_case(seed, 3, 7)
+    out = decoded(*case, confident(0.3), look, trace=True)
+    for record in out.trace[:None if look is full else 1]:  # prefilled, what is kept goes stale
+        probs = model(images, prompt, tokens, causal=False)[..., :MASK].softmax(-1)
+        for b in range(3):
+            for i in range(7):
+                likeliest = sorted(range(MASK), key=lambda id: -probs[b, i, id])[:3]
+                assert record.words[b, i].tolist() == likeliest
+                torch.testing.assert_close(record.probs[b, i], probs[b, i, likeliest])
+        assert torch.equal(record.proposal, probs.argmax(-1))
+        torch.testing.assert_close(record.confidence, probs.amax(-1))
+        tokens = record.tokens
+    assert not decoded(*case, confident(0.3), look).trace, "only if asked for"
+
+
 def test_confidence_is_read_before_temperature_and_without_mask(seed):
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 3, 6)
-    window, seen = torch.full((3, 6), MASK), []
+    model, images, prompt, window = case = random_case(seed, 3, 6, priors=False)
+    seen, g = [], torch.Generator().manual_seed(seed)
+
     def watch(step):
         seen.append(step)
         return step.masked
-    decode(model, images, prompt, window, watch, temperature=30.0, generator=torch.Generator().manual_seed(seed))
-    logits = model(images, prompt, window, causal=False)[..., :MASK]  # [MASK] is the last id
-    probs = logits.softmax(-1)
+    decoded(*case, watch, temperature=30.0, generator=g)
+    probs, proposal = model(images, prompt, window, False)[..., :MASK].softmax(-1), seen[0].proposal
     torch.testing.assert_close(seen[0].probs[..., :MASK], probs)
-    torch.testing.assert_close(seen[0].confidence, probs.gather(-1, seen[0].proposal[..., None])[..., 0])
-    assert (seen[0].proposal != probs.argmax(-1)).any(), "at temperature 30 some proposals are not the most probable"
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_confidences_are_as_fine_as_the_logits_allow(dtype, seed):
-    """bf16 has two values between 0.99 and 1: probabilities are computed in float32, whatever the logits are."""
-    logits = torch.randn(8, 50, 20, generator=torch.Generator().manual_seed(seed)).mul(9).to(dtype)
-    proposal, confidence, probs = propose(logits.clone(), MASK)
-    exact = logits.double()
-    exact[..., MASK] = -torch.inf
-    torch.testing.assert_close(probs.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
-    assert torch.equal(proposal, exact.argmax(-1)) and confidence.dtype == torch.float32
-    sure = confidence[(confidence > 0.99) & (confidence < 1)]
-    assert len(sure) > 50 and len(sure.unique()) > 0.8 * len(sure)
-    assert propose(exact.clone(), MASK)[1].dtype == torch.float64, "nor less than they are"
+    torch.testing.assert_close(seen[0].confidence, probs.gather(-1, proposal[..., None])[..., 0])
+    assert (proposal != probs.argmax(-1)).any(), "some proposals are not the most probable"
 
 
 def test_temperature_samples_from_the_sharpened_distribution():
     model, (images, prompt, _) = random_model(1, 0.3), random_inputs(1, 1, 1)
-    images, prompt = images.expand(4000, -1, -1, -1), prompt.expand(4000, -1)
-    out = decode(model, images, prompt, torch.full((4000, 1), MASK), temperature=2.0, generator=torch.Generator().manual_seed(0))
-    logits = model(images[:1], prompt[:1], torch.tensor([[MASK]]), causal=False)[0, 0, :MASK]
+    many, window = [x.expand(4000, *x.shape[1:]) for x in (images, prompt)], torch.tensor([[MASK]])
+    g = torch.Generator().manual_seed(0)
+    out = decoded(model, *many, window.repeat(4000, 1), temperature=2.0, generator=g)
+    logits = model(images, prompt, window, causal=False)[0, 0, :MASK]
     seen = torch.bincount(out.tokens[:, 0], minlength=MASK) / 4000
     torch.testing.assert_close(seen.double(), (logits / 2).softmax(-1), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("answer", [None, 1, torch.ones(2, 5), torch.ones(5, dtype=torch.bool), torch.ones(2, 4, dtype=torch.bool)])
-def test_a_rule_that_returns_something_else_is_named(answer):
-    def my_rule(step):
-        return answer
-    images, prompt, _ = random_inputs(0, 2, 5)
-    with pytest.raises(RuleError, match=r"my_rule.*bool tensor of shape \(2, 5\)"):
-        decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
+def test_a_generator_repeats_the_decoding_whatever_else_draws(seed):
+    """A rule's own draws, too, if they come from step.generator."""
+    def rule(step):
+        return torch.rand(step.masked.shape, generator=step.generator) < 0.4
+    case, runs = random_case(seed, 8, 12, priors=False), []
+    for number in (seed, seed, seed + 1):
+        torch.rand(3)
+        g = torch.Generator().manual_seed(number)
+        runs.append(decoded(*case, rule, temperature=1.0, generator=g))
+    assert torch.equal(runs[0].tokens, runs[1].tokens)
+    assert torch.equal(runs[0].iterations, runs[1].iterations)
+    assert not torch.equal(runs[0].tokens, runs[2].tokens)
 
 
-@pytest.mark.parametrize("field", ["tokens", "masked", "given", "proposal", "confidence", "probs"])
-def test_a_rule_that_writes_into_the_step_is_named(field):
-    def my_rule(step):
-        getattr(step, field).zero_()
-        return step.masked
-    images, prompt, _ = random_inputs(0, 2, 5)
-    with pytest.raises(RuleError, match="'my_rule' writes into the step"):
-        decode(random_model(0), images, prompt, torch.full((2, 5), MASK), my_rule)
-    model = random_model(0)
-    with torch.inference_mode(), pytest.raises(RuleError, match="'my_rule' writes into the step"):
-        decode(model, images, prompt, torch.full((2, 5), MASK), my_rule)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_confidences_are_as_fine_as_the_logits_allow(dtype, seed):
+    """bf16 has two values between 0.99 and 1: probabilities are computed in float32."""
+    def step(logits):
+        window, given = torch.full((8, 50), MASK), torch.zeros(8, 50, dtype=torch.bool)
+        return Step(0, 1, window, given, small_config(), lambda tokens: logits, {}, 0.0, None)
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(8, 50, VOCAB, generator=g).mul(9).to(dtype)
+    exact, seen = logits.double(), step(logits)
+    exact[..., MASK] = -torch.inf
+    torch.testing.assert_close(seen.probs.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
+    assert torch.equal(seen.proposal, exact.argmax(-1)) and seen.confidence.dtype == torch.float32
+    sure = seen.confidence[(seen.confidence > 0.99) & (seen.confidence < 1)]
+    assert len(sure) > 50 and len(sure.unique()) > 0.8 * len(sure)
+    assert step(exact).confidence.dtype == torch.float64, "nor less fine than they are"
 
 
-def test_a_write_that_pytorch_cannot_see_harms_nothing():
-    def hidden(step):
-        choice = step.confidence > 0.3
-        for tensor in step[1:]:
-            tensor.numpy()[:] = 0
-        return choice
-    model, (images, prompt, _) = random_model(0), random_inputs(0, 4, 8)
-    window = torch.full((4, 8), MASK)
-    assert torch.equal(decode(model, images, prompt, window, hidden).tokens, decode(model, images, prompt, window, confident(0.3)).tokens)
+# ---------------------------------------------------------------- where a response ends
 
-
-def test_a_tail_fixed_to_eos_is_a_length_prior_not_text(seed):
-    """The response ends where its own first EOS stands, after the last given word: a given EOS is an end, not a word."""
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 16, 9)
-    for free, word in ((9, None), (6, None), (6, 2), (3, None), (3, 0), (0, None)):
-        window = torch.full((16, 9), MASK)
-        window[:, free:] = EOS
-        if word is not None:
-            window[:, word] = 7
-        out = decode(model, images, prompt, window)
-        for b in range(16):
-            row, start = out.tokens[b].tolist(), 0 if word is None else word + 1
-            assert out.response(b) == (row[:row.index(EOS, start)] if EOS in row[start:] else row)
-            assert out.ends[b] <= free
+@pytest.mark.parametrize("free, word", [(9, None), (6, None), (6, 2), (3, None), (3, 0), (0, None)])
+def test_a_tail_fixed_to_eos_is_a_length_prior_not_text(seed, free, word):
+    """The response ends where its own first EOS stands, after the last given word: a given EOS is
+    an end, not a word."""
+    *inputs, window = random_case(seed, 16, 9, priors=False)
+    window[:, free:] = EOS
+    if word is not None:
+        window[:, word] = 7
+    out = decoded(*inputs, window)
+    for b in range(16):
+        row, start = out.tokens[b].tolist(), 0 if word is None else word + 1
+        assert out.response(b) == (row[:row.index(EOS, start)] if EOS in row[start:] else row)
+        assert out.ends[b] <= free
 
 
 def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
-    model, (images, prompt, _) = random_model(0), random_inputs(0, 3, 5)
-    window = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])
-    out = decode(model, images, prompt, window)
+    inputs = random_case(0, 3, 5)[:3]
+    given = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])
+    out = decoded(*inputs, given)
     assert out.iterations.tolist() == [0, 0, 0]
-    assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3], [1], [1, 2, 3, 4, 5]]  # all given
-    one_free = decode(model, images, prompt, torch.tensor([[EOS, 4, MASK]] * 3))
+    assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3], [1], [1, 2, 3, 4, 5]]
+    one_free = decoded(*inputs, torch.tensor([[EOS, 4, MASK]] * 3))
     assert all(one_free.response(b)[:2] == [EOS, 4] for b in range(3))
-    free = decode(model, images, prompt, torch.full((3, 5), MASK))
+    free = decoded(*inputs, torch.full((3, 5), MASK))
     for b in range(3):
         row = free.tokens[b].tolist()
         assert free.response(b) == (row[:row.index(EOS)] if EOS in row else row)
 
 
-def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
-    images, prompt, _ = random_inputs(seed, 6, 1)
-    window = random_window(random.Random(seed), 6, 12)
-    differs = []
-    for prefix_mask in (True, False):
-        model = random_model(seed, prefix_mask=prefix_mask)
-        with_it, without = (decode(model, images, prompt, window, confident(0.4), prefill, trace=True) for prefill in (True, False))
-        differs.append(max((a.confidence - b.confidence).abs().max().item() for a, b in zip(with_it.trace, without.trace)))
-        if prefix_mask:
-            assert torch.equal(with_it.tokens, without.tokens) and torch.equal(with_it.iterations, without.iterations)
-    assert differs[0] < 1e-9 < 1e-4 < differs[1], "with full attention it is an approximation"
+# ---------------------------------------------------------------- the door
+
+WAYS = {
+    "full": lambda *case: decoded(*case, look=full),
+    "prefilled": lambda *case: decoded(*case, look=prefilled),
+    "model": lambda *case: case[0](*case[1:], causal=False),
+    "decode_ar": lambda model, images, prompt, window: decode_ar(model, images, prompt, 6),
+}
+IMAGES = "images: expected a torch.uint8 tensor (B, 3, 16, 16) on cpu, got "
+PROMPT = "prompt: expected a torch.int64 tensor (2, P) on cpu, got "
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("which, change, message", [
+    (0, lambda x: x / 255, IMAGES + "torch.float32 (2, 3, 16, 16) on cpu"),
+    (0, lambda x: x[..., :15], IMAGES + "torch.uint8 (2, 3, 16, 15) on cpu"),
+    (0, lambda x: x[0], IMAGES + "torch.uint8 (3, 16, 16) on cpu"),
+    (0, lambda x: x[:0], IMAGES + "torch.uint8 (0, 3, 16, 16) on cpu"),
+    (0, lambda x: x.to("meta"), IMAGES + "torch.uint8 (2, 3, 16, 16) on meta"),
+    (0, lambda x: x.numpy(), IMAGES + "ndarray"),
+    (0, lambda x: x[:1], PROMPT.replace("(2, P)", "(1, P)") + "torch.int64 (2, 3) on cpu"),
+    (1, lambda x: x.int(), PROMPT + "torch.int32 (2, 3) on cpu"),
+    (1, lambda x: x[0], PROMPT + "torch.int64 (3,) on cpu"),
+    (1, lambda x: x[:, :0], PROMPT + "torch.int64 (2, 0) on cpu"),
+    (1, lambda x: x.to("meta"), PROMPT + "torch.int64 (2, 3) on meta"),
+    (1, lambda x: x.tolist(), PROMPT + "list"),
+    (1, lambda x: 0 * x + VOCAB, "prompt: expected ids from 0 to 19, got 20 to 20"),
+    (1, lambda x: 0 * x - 1, "prompt: expected ids from 0 to 19, got -1 to -1"),
+])
+def test_pictures_and_prompts_that_the_model_cannot_read(way, which, change, message):
+    model, *inputs = random_case(0, 2, 6, priors=False)
+    WAYS[way](model, *inputs)  # as they are, they can be read
+    inputs[which] = change(inputs[which])
+    with pytest.raises(ValueError) as error:
+        WAYS[way](model, *inputs)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("way", ["full", "prefilled", "model"])
+@pytest.mark.parametrize("change, got", [
+    (lambda x: x.int(), "torch.int32 (2, 6) on cpu"),
+    (lambda x: x.double(), "torch.float64 (2, 6) on cpu"),
+    (lambda x: x[0], "torch.int64 (6,) on cpu"),
+    (lambda x: x[:, :0], "torch.int64 (2, 0) on cpu"),
+    (lambda x: x[:0], "torch.int64 (0, 6) on cpu"),
+    (lambda x: torch.cat([x, x]), "torch.int64 (4, 6) on cpu"),  # more windows than pictures
+    (lambda x: x.tolist(), "list"),
+    (lambda x: x + 1, "20 to 20"), (lambda x: -x, "-19 to -19"),
+    (lambda x: x.repeat(1, MAX_POSITIONS // 6), f"{4 + 3 + MAX_POSITIONS // 6 * 6}"),
+])
+def test_windows_that_the_model_cannot_read(way, change, got):
+    *inputs, window = random_case(0, 2, 6, priors=False)
+    with pytest.raises(ValueError) as error:
+        WAYS[way](*inputs, change(window))
+    assert "expected" in str(error.value) and str(error.value).endswith(f"got {got}")
+
+
+def test_a_window_as_long_as_positions_reach():
+    longest = MAX_POSITIONS - 4 - 3
+    *inputs, _ = random_case(0, 1, 6)
+    window = torch.full((1, longest), 7)
+    window[0, -1] = MASK
+    assert decoded(*inputs, window).passes.item() == 1
+    beyond = f"expected at most {MAX_POSITIONS} positions .* window, got {MAX_POSITIONS + 1}"
+    with pytest.raises(ValueError, match=beyond):
+        decode_ar(*inputs, longest + 1)
+    with pytest.raises(ValueError, match=r"expected .* \(1, W\) .*, got torch.int64 \(1, 0\)"):
+        decode_ar(*inputs, 0)
+
+
+@LOOKS
+def test_a_window_on_another_device_than_the_model(look):
+    model, images, prompt, window = random_case(0, 2, 6, priors=False)
+    model, images, prompt = (x.to("meta") for x in (model, images, prompt))
+    message = r"expected a torch.int64 tensor \(2, W\) on meta, got torch.int64 \(2, 6\) on cpu"
+    with pytest.raises(ValueError, match=message):
+        decoded(model, images, prompt, window, look=look)
+
+
+@pytest.mark.parametrize("options, message", [
+    (dict(temperature=-0.1), "temperature: expected a number, 0 or more, got -0.1"),
+    (dict(temperature=float("nan")), "temperature: expected a number, 0 or more, got nan"),
+    (dict(temperature=float("inf")), "temperature: expected a number, 0 or more, got inf"),
+    (dict(limit=0), "limit: expected a number of passes, 1 or more, got 0"),
+    (dict(limit=-1), "limit: expected a number of passes, 1 or more, got -1"),
+])
+def test_settings_that_cannot_be_decoded_with(options, message):
+    with pytest.raises(ValueError) as error:
+        decoded(*random_case(0, 2, 6), **options)
+    assert str(error.value) == message
+
+
+@LOOKS
+def test_a_look_is_for_one_decoding(look):
+    model, images, prompt, window = random_case(0, 2, 6)
+    made = look(model, images, prompt)
+    decode(made, window, model.config)
+    with pytest.raises(ValueError, match="look: it has decoded a window already.*make a new one"):
+        decode(made, window, model.config)
+
+
+def test_any_function_can_be_a_look():
+    class Perfect:
+        def look(self, tokens):
+            return told(torch.full((2, 5), 0.9))(tokens)
+    out = decode(Perfect().look, torch.full((2, 5), MASK), small_config())
+    assert out.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+# ---------------------------------------------------------------- nothing to compile anew
+
+@pytest.mark.parametrize("look, most", [(full, 1), (prefilled, 2)])
+def test_passes_have_the_same_shapes_while_examples_finish(look, most, seed):
+    """What `torch.compile` sees of `Dimple.score`: with `prefilled` the first pass and all others,
+    with `full` a single one."""
+    model, *inputs = random_case(seed, 32, 12)
+    seen, score = [], model.score
+
+    def watched(prefix, response, causal, past=None):
+        shapes = past and tuple((k.shape, v.shape) for k, v in past)
+        seen.append((prefix.shape, response.shape, causal, shapes))
+        return score(prefix, response, causal, past)
+    model.score = watched
+    out = decoded(model, *inputs, confident(0.4), look)
+    assert len(seen) == out.passes.max() and len(out.passes.unique()) > 2, "they finish one by one"
+    assert len(set(seen)) == most

@@ -1,16 +1,17 @@
 """What runs on a GPU, checked without one, on PyTorch's meta device, which has shapes and no numbers: no tensor is left on
-another device. And on the CPU: a decoding pass does not wait for its device more than it must."""
+another device. And on the CPU: a decoding pass waits for its device once."""
 from collections import Counter
 
 import pytest
 import torch
-from conftest import MASK, random_inputs, random_model, small_config
+from conftest import EOS, MASK, decoded, random_inputs, random_model, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import train
 from data import Batches, Split
-from mini_dimple import Step, confident, decode, propose, response_ends, select
+from mini_dimple import Record, Step, confident, full, prefilled, put_back, response_ends
+from rules import resolve
 from tokenizer import Tokenizer
 
 META = torch.device("meta")
@@ -57,30 +58,37 @@ def test_training_stays_on_its_device(model, batches, phase, complementary, monk
                 optimizer.zero_grad()
 
 
-def test_a_scoring_pass_stays_on_its_device(model, batches):
-    images, prompt, response = batches(0, "diffusion")
-    masked, given = response == MASK, response != MASK
+@pytest.mark.parametrize("make", [full, prefilled])
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_decoding_pass_stays_on_its_device(model, batches, make, temperature):
+    """The parts of `decode`; its loop asks whether all are finished, for which it needs numbers."""
+    images, prompt, tokens = batches(0, "diffusion")
+    given = tokens == EOS
     with OneDevice(), torch.no_grad():
-        prefix = model.prefix(images, prompt)
-        _, cache = model.score(prefix, response, False)
-        past = [(k[:, :, :prefix.shape[1] - 1], v[:, :, :prefix.shape[1] - 1]) for k, v in cache]
-        for prefix, past in ((prefix, None), (prefix[:, -1:], past)):
-            for temperature in (0, 1.0):
-                logits, _ = model.score(prefix, response, False, past)
-                proposal, confidence, probs = propose(logits, MASK, temperature)
-                commit, take_back = select(confident(0.9), Step(0, response, masked, given, proposal, confidence, probs), given)
-                ends = response_ends(torch.where(commit, proposal, response), given, 18)
-                assert {x.device for x in (commit, take_back, ends, confidence)} == {META}
+        look = make(model, images, prompt)
+        for iteration in (0, 1):  # prefilled, the second goes by what the first kept
+            step = Step(iteration, 9, tokens, given, model.config, look, {}, temperature, None)
+            masked, unfinished = tokens == MASK, (tokens == MASK).any(1)
+            answers = confident(0.9)(step), resolve("confident:0.9")(step), masked
+            for answer in map(step.commit, answers):
+                for new in (answer, torch.cat([answer, answer], 1)):
+                    after, fixed = put_back(new, tokens, given, unfinished, model.config)
+                    record = Record.of(step, tokens, after, iteration == 1)
+                    ends = response_ends(after, fixed, EOS)
+                    assert {x.device for x in (after, fixed, ends, *record)} == {META}
+                    assert after.shape == new.shape
 
 
 @pytest.mark.parametrize("which", ["images", "prompt", "response"])
 def test_a_tensor_left_on_the_cpu_is_found(model, batches, which):
-    """That the two tests above can fail: one input of another device is refused."""
+    """By the model, and by the two tests above, which so can fail."""
     inputs = dict(zip(("images", "prompt", "response"), batches(0, "diffusion")))
     inputs[which] = torch.zeros(inputs[which].shape, dtype=inputs[which].dtype)
     for phase in ("ar", "diffusion"):
-        with OneDevice(), pytest.raises(RuntimeError, match="device"):
-            train.phase_loss(model, tuple(inputs.values()), phase, None).backward()
+        with pytest.raises(ValueError, match=f"{which}: expected .* on meta, got .* on cpu"):
+            train.phase_loss(model, tuple(inputs.values()), phase, None)
+    with OneDevice(), pytest.raises(RuntimeError, match="device"):
+        model.score(model.prefix(*list(inputs.values())[:2]), inputs["response"], False)
 
 
 class Waits(TorchDispatchMode):
@@ -98,14 +106,24 @@ class Waits(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
-@pytest.mark.parametrize("prefill", [True, False])
+@pytest.mark.parametrize("look", [prefilled, full])
 @pytest.mark.parametrize("temperature", [0, 1.0])
-def test_a_pass_waits_once_while_no_example_is_finished(prefill, temperature):
-    """The question whether all are finished is the one look at the device; a finished example costs more, as it leaves."""
+@pytest.mark.parametrize("rule", [confident(1.0), confident(0.4)])
+def test_a_pass_waits_once(look, temperature, rule):
+    """Whether all are finished is asked before each pass and after the last; before the loop, the
+    ids of prompt and window are looked at. An example that finishes costs nothing."""
     model, (images, prompt, _) = random_model(0), random_inputs(0, 4, 9)
     window = torch.full((4, 9), MASK)
+    window[1, 3:] = window[2, 5:] = 7
     with Waits() as waits:
-        out = decode(model, images, prompt, window, confident(1.0), prefill, temperature)
-    assert out.iterations.tolist() == [9] * 4  # one token a pass: all rows finish together, in the tenth look
-    assert waits.counts["aten::_local_scalar_dense"] == 10, dict(waits.counts)
-    assert sum(waits.counts.values()) <= 10 + 2 * model.config.layers + 2, "rows that leave, once"
+        out = decoded(model, images, prompt, window, rule, look, temperature=temperature)
+    assert len(out.passes.unique()) > 1, "they finish at different times"
+    assert waits.counts == {"aten::_local_scalar_dense": out.passes.max() + 1 + 2}
+
+
+def test_waits_are_found():
+    with Waits() as waits:
+        x = torch.arange(4)
+        x[x > 2], x.nonzero(), x.sum().item(), bool(x.any())
+    assert waits.counts == {"aten::index.Tensor": 1, "aten::nonzero": 1,
+                            "aten::_local_scalar_dense": 2}

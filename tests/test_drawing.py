@@ -85,6 +85,18 @@ def test_states_and_confidence_have_their_colours(tmp_path):
     assert drawing.shade(-1) == drawing.shade(0) == drawing.PALE and drawing.shade(2) == drawing.STRONG
 
 
+@pytest.mark.parametrize("lengths", [(4, 20, 7), (7, 7, 1), (1, 2, 30)])
+def test_a_window_may_grow_and_shrink(tmp_path, lengths):
+    """Each frame shows as many cells as its window has, where they stand in all frames."""
+    lines = [[Cell("a", "masked", 0, False)] * length for length in lengths]
+    save_decoding(tmp_path / "x.gif", PICTURE, [Panel("", lines)])
+    save_decoding(tmp_path / "x.png", PICTURE, [Panel("", lines)])
+    boxes = drawing.wrap(max(lines, key=len), 590)
+    for (shot, _), length in zip(frames(tmp_path / "x.gif"), lengths, strict=True):
+        seen = [shot.getpixel((224 + left + 3, 42 + top + 3)) for left, top, _, _ in boxes]
+        assert seen == [drawing.MASKED] * length + [(255, 255, 255)] * (max(lengths) - length)
+
+
 def test_the_legend_names_given_tokens_only_where_there_are_some():
     sheets = [drawing.decoding_sheet(PICTURE, [panel(WORDS, 3, given)], 0) for given in ((), (2,))]
     assert [drawing.GIVEN in colours(sheet) for sheet in sheets] == [False, True]

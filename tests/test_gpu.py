@@ -1,16 +1,17 @@
 """What CUDA changes: run on a GPU where there is one (`.ci/gpu`), else on the CPU, so that the tests themselves are known to work."""
-import random
+import warnings
 
 import pytest
 import torch
-from conftest import MASK, random_inputs, random_model
-from test_decode import random_window
+from conftest import MASK, alone, decoded, random_case, random_inputs, random_model
 
 import bench
 import sample
 import train
 from data import Batches
-from mini_dimple import ar_loss, confident, decode, decode_ar, diffusion_loss, forward_process, load
+from mini_dimple import (ar_loss, confident, decode_ar, diffusion_loss, forward_process, full, load,
+                         prefilled)
+from rules import resolve
 
 DEVICE = train.pick_device("auto")
 GPU = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
@@ -44,20 +45,37 @@ def test_the_forward_process_masks_the_share_it_should():
     assert torch.equal(noisy == MASK, masked) and (masked.float().mean(1) - t).abs().max() < 0.04
 
 
-@pytest.mark.parametrize("prefill", [True, False])
-def test_decoding_is_the_cpus_and_a_batch_decodes_as_each_alone(prefill, seed):
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 16, 12)
-    window = random_window(random.Random(seed), 16, 12)
-    wanted = decode(model, images, prompt, window, confident(0.4), prefill)
-    model, (images, prompt, window) = model.to(DEVICE), on(DEVICE, (images, prompt, window))
-    out = decode(model, images, prompt, window, confident(0.4), prefill)
-    assert torch.equal(out.tokens.cpu(), wanted.tokens) and torch.equal(out.iterations.cpu(), wanted.iterations)
+@pytest.mark.parametrize("look", [prefilled, full])
+@pytest.mark.parametrize("name", ["confident:0.4", "remask:0.3", "maskgit:2"])
+def test_decoding_is_the_cpus_and_a_batch_decodes_as_each_alone(look, name, seed):
+    case, rule = random_case(seed, 16, 12), resolve(name)
+    wanted = decoded(*case, rule, look, trace=True)
+    model, images, prompt, window = case = on(DEVICE, case)
+    out = decoded(*case, rule, look, trace=True)
+    for field in ("tokens", "iterations", "passes", "left", "ends"):
+        assert torch.equal(getattr(out, field).cpu(), getattr(wanted, field)), field
+    for here, there in zip(out.trace, wanted.trace):
+        for field in ("tokens", "by_rule", "at_least_one", "by_limit", "taken_back"):
+            assert torch.equal(getattr(here, field).cpu(), getattr(there, field)), field
     for b in range(16):
-        one = slice(b, b + 1)
-        assert torch.equal(decode(model, images[one], prompt[one], window[one], confident(0.4), prefill).tokens, out.tokens[one])
-    sampled = [decode(model, images, prompt, window, temperature=1.0, generator=torch.Generator(DEVICE).manual_seed(seed)).tokens for _ in "ab"]
+        one = decoded(*alone(case, b), rule, look)
+        assert torch.equal(one.tokens, out.tokens[b:b + 1])
+    generators = [torch.Generator(DEVICE).manual_seed(seed) for _ in "ab"]
+    sampled = [decoded(*case, rule, look, temperature=1.0, generator=generator).tokens
+               for generator in generators]
     assert torch.equal(*sampled), "the same generator, the same tokens"
     assert torch.equal(decode_ar(model, images, prompt, 12).tokens.cpu(), decode_ar(model.cpu(), *on("cpu", (images, prompt)), 12).tokens)
+
+
+@GPU
+@pytest.mark.parametrize("look", [prefilled, full])
+@pytest.mark.parametrize("which, name", [(0, "images"), (1, "prompt"), (2, "response")])
+def test_what_is_left_on_the_cpu_is_refused(look, which, name):
+    model, (images, prompt, _) = random_model(0).to(DEVICE), random_inputs(0, 2, 5)
+    passed = on(DEVICE, (images, prompt, torch.full((2, 5), MASK)))
+    passed[which] = passed[which].cpu()
+    with pytest.raises(ValueError, match=f"{name}: expected .* on cuda:0, got .* on cpu"):
+        decoded(model, *passed, look=look)
 
 
 def test_muon_in_this_devices_precision():
@@ -120,6 +138,39 @@ def test_a_training_step_never_waits_for_the_gpu(quick):
 def test_compiled_decoding_gives_the_same_captions():
     model, tokenizer = load(bench.SHIPPED, DEVICE)
     scenes = bench.Scenes(model, tokenizer, 8, DEVICE)
-    plain = [decode(model, *scenes[b:b + 1]).tokens for b in range(8)]
+    plain = [decoded(model, *scenes[b:b + 1]).tokens for b in range(8)]
     model.score = bench.compiled(model.score)
-    assert sum(torch.equal(decode(model, *scenes[b:b + 1]).tokens, tokens) for b, tokens in enumerate(plain)) >= 7  # near-ties may tip
+    same = [torch.equal(decoded(model, *scenes[b:b + 1]).tokens, plain[b]) for b in range(8)]
+    assert sum(same) >= 7  # near-ties may tip
+
+
+@GPU
+@pytest.mark.parametrize("look", [prefilled, full])
+def test_a_pass_waits_for_the_gpu_once(look):
+    """As test_devices.py counts on the CPU: for the ids of prompt and window, for each pass, at the
+    end."""
+    model, (images, prompt, _) = random_model(0).to(DEVICE), on(DEVICE, random_inputs(0, 4, 9))
+    window = torch.full((4, 9), MASK, device=DEVICE)
+    window[1, 3:] = 7
+    decoded(model, images, prompt, window, confident(1.0), look)
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as waits:
+            warnings.simplefilter("always")
+            out = decoded(model, images, prompt, window, confident(1.0), look)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert sum("synchronizing" in str(wait.message) for wait in waits) == out.passes.max() + 1 + 2
+
+
+@GPU
+@pytest.mark.parametrize("look, most", [(full, 1), (prefilled, 2)])
+def test_a_compiled_decoding_compiles_no_more_than_its_shapes(look, most):
+    model, tokenizer = load(bench.SHIPPED, DEVICE)
+    scenes = bench.Scenes(model, tokenizer, 8, DEVICE)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model.score = bench.compiled(model.score)
+    out = decoded(model, *scenes[0:8], look=look)
+    assert len(out.passes.unique()) > 1, "captions finish at different times"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= most

@@ -77,7 +77,7 @@ def test_ar_decoding_with_its_cache_equals_decoding_without(seed):
         logits[:, MASK] = -torch.inf
         tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], 1)
     eos = model.config.eos_id
-    for row, right, passes in zip(out.tokens.tolist(), tokens.tolist(), out.iterations.tolist()):
+    for row, right, passes in zip(out.tokens.tolist(), tokens.tolist(), out.passes.tolist()):
         end = right.index(eos) if eos in right else 10
         assert row == right[:end] + [eos] * (10 - end)
         assert passes == min(end + 1, 10)

@@ -38,8 +38,8 @@ def test_caption_trace_and_count(trained, capsys):
     out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12)
     assert f"checkpoint: {trained / 'd.pt'}" in out and "caption:" in out and "grade:" in out
     lines = re.findall(r"^ *(\d+)  (.*)$", out, re.M)
-    iterations = int(re.search(r"(\d+) iterations for", out)[1])
-    assert [int(number) for number, _ in lines] == list(range(1, iterations + 1))
+    passes = int(re.search(r"(\d+) passes for", out)[1])
+    assert [int(number) for number, _ in lines] == list(range(1, passes + 1))
     assert all("[" in line for _, line in lines) and "_" in lines[0][1] and not re.search(r"(^| )_", lines[-1][1])
     assert out == shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12), "a seed repeats"
 
@@ -56,7 +56,7 @@ def test_without_checkpoint_it_uses_out_then_the_shipped_weights_or_says_what_to
 
 
 def test_several_rules_and_their_picture(trained, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text("def rule(step): return step.confidence > 0.9, step.tokens < 3")
+    (tmp_path / "mine.py").write_text(TAKES_BACK)
     words = ["--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12, "--prior", "a _ _ at"]
     one, two = (shown(capsys, *words, "--rule", rule) for rule in ("confident:0.9", tmp_path / "mine.py"))
     out = shown(capsys, *words, "--rule", "confident:0.9", "--rule", tmp_path / "mine.py", "--picture", tmp_path / "d.gif")
@@ -73,19 +73,84 @@ def test_several_rules_and_their_picture(trained, capsys, tmp_path):
     assert "mine.py" in refused(capsys, *words, "--picture", tmp_path / "mine.py" / "d.png")
 
 
-def test_what_a_rule_takes_back_is_marked(trained, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text("def rule(step): return step.masked, step.tokens >= 0")
-    out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4, "--rule", tmp_path / "mine.py")
-    assert "1 iterations for" in out  # finished at once: nothing is left to take back
-    (tmp_path / "mine.py").write_text("import torch\ndef rule(step): return torch.zeros_like(step.masked), step.tokens >= 0")
-    out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4, "--rule", tmp_path / "mine.py")
-    assert "[_" in out
+TAKES_BACK = """
+def rule(step):
+    if step.iteration in (1, 3):
+        return step.tokens.masked_fill(~step.given, step.mask_id)
+    return step.commit(step.masked if step.iteration == 4 else step.confidence > 1)
+"""
+GROWS_AND_SHRINKS = """
+import torch.nn.functional as F
+def rule(step):
+    if step.iteration == 0:
+        return F.pad(step.tokens, (0, 3), value=step.mask_id)
+    return F.pad(step.commit(step.confidence > 1), (0, -2 * (step.iteration == 2)))
+"""
+LOOKS_AGAIN = """
+def rule(step):
+    step.look(step.tokens)
+    return step.masked
+"""
 
 
-def test_a_rule_that_fails_is_one_line(trained, capsys, tmp_path):
-    (tmp_path / "mine.py").write_text("def rule(step): return step.masked[5]")
+@pytest.fixture
+def by_rule(trained, capsys, tmp_path):
+    """-> by_rule(code): what sample.py prints of a window of four tokens, decoded by the code's
+    rule and drawn to d.gif; and of each iteration its text."""
+    def decoded(code):
+        (tmp_path / "mine.py").write_text(code)
+        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4,
+                    "--rule", tmp_path / "mine.py", "--picture", tmp_path / "d.gif")
+        lines = re.findall(r"^ +\d  (.*)$", out, re.M)
+        with Image.open(tmp_path / "d.gif") as animation:
+            assert animation.n_frames == 1 + len(lines)
+        return out, lines
+    return decoded
+
+
+def test_what_a_rule_takes_back_is_marked(by_rule):
+    out, lines = by_rule(TAKES_BACK)
+    assert [line.count("[_]") for line in lines] == [0, 1, 0, 1, 0] and "5 passes for" in out
+    assert [line.count("[") for line in lines[:4]] == [1, 1, 1, 1], "nothing else has changed"
+
+
+def test_windows_that_grow_and_shrink_are_shown(by_rule):
+    _, lines = by_rule(GROWS_AND_SHRINKS)
+    cells = [re.sub(r"[][]", "", line).split() for line in lines]
+    lengths = [sum(int(cell.partition("*")[2] or 1) for cell in line) for line in cells]
+    assert lengths[:3] == [7, 7, 5] and lengths[-1] == 5
+
+
+def test_what_the_limit_fills_is_said(by_rule):
+    out, _ = by_rule("def rule(step): return step.tokens")
+    assert "8 passes for" in out and "the limit of passes was reached: 4 tokens were" in out
+
+
+def test_a_rules_own_looks_are_counted(by_rule):
+    out, lines = by_rule(LOOKS_AGAIN)
+    assert "2 passes for" in out and len(lines) == 1
+
+
+def test_a_look_by_name_and_from_a_file(trained, capsys, tmp_path):
+    mine = tmp_path / "mine.py"
+    mine.write_text("from mini_dimple import full as look")
+    words = ["--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12,
+             "--rule", "confident:0.9", "--rule", "maskgit:3", "--look"]
+    assert shown(capsys, *words, "full") == shown(capsys, *words, mine), "one look for each rule"
+    mine.write_text("def look(model, images, prompt):\n    return lambda tokens: tokens")
+    assert "look 'mine': it must return logits" in refused(capsys, *words, mine)
+    mine.write_text("def look(model, images, prompt):\n    return 1 / 0")
+    assert "mine.py, line 2, `return 1 / 0`: ZeroDivisionError" in refused(capsys, *words, mine)
+
+
+@pytest.mark.parametrize("code, message", [
+    ("def rule(step):\n    return step.masked[5]", "line 2, `return step.masked[5]`: IndexError"),
+    ("def rule(step): return None", "it must return positions to commit"),
+])
+def test_a_rule_that_fails_is_one_line(trained, capsys, tmp_path, code, message):
+    (tmp_path / "mine.py").write_text(code)
     err = refused(capsys, "--checkpoint", trained / "d.pt", "--rule", tmp_path / "mine.py")
-    assert "mine.py" in err and "IndexError" in err
+    assert "'mine'" in err and message in err
 
 
 def test_a_prior_is_kept_to_the_letter(trained, capsys):
@@ -94,7 +159,7 @@ def test_a_prior_is_kept_to_the_letter(trained, capsys):
     for case in range(25):
         prior = " ".join(rng.choice(words + ["_"] * 6) for _ in range(rng.randint(1, 9)))
         out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", case, "--prior", prior, "--temperature", rng.choice([0, 1.5]),
-                    *["--no-prefill"] * rng.randint(0, 1))
+                    "--look", rng.choice(["full", "prefilled"]))
         caption = re.search(r"caption:    (.*?)\n(?:grade|\n)", out, re.S)[1]
         pattern = ".*?".join(re.escape(part) for part in re.split(r"\s*_", prior))
         assert re.match(pattern, caption, re.S), (prior, caption)
@@ -114,7 +179,7 @@ def test_windows_from_priors():
 
 def test_given_tokens_are_not_counted_as_decoded(trained, capsys):
     out = shown(capsys, "--checkpoint", trained / "d.pt", "--prior", "a large red circle", "--length", 4)
-    assert "caption:    a large red circle\n" in out and "0 iterations for 0 response tokens" in out
+    assert "caption:    a large red circle\n" in out and "0 passes for 0 response tokens" in out
 
 
 def test_your_own_image_and_the_other_prompt(trained, capsys, tmp_path):
@@ -125,14 +190,15 @@ def test_your_own_image_and_the_other_prompt(trained, capsys, tmp_path):
 
 
 def test_an_ar_checkpoint_decodes_left_to_right(trained, capsys):
-    assert "1.0 tokens per iteration" in shown(capsys, "--checkpoint", trained / "ar.pt", "--length", 6)
-    for flag in (["--rule", "confident:0.5"], ["--prior", "a"], ["--no-prefill"], ["--temperature", "1"]):
+    assert "1.0 tokens per pass" in shown(capsys, "--checkpoint", trained / "ar.pt", "--length", 6)
+    for flag in (["--rule", "confident:0.5"], ["--prior", "a"], ["--look", "full"], ["--temperature", "1"]):
         assert "AR phase" in refused(capsys, "--checkpoint", trained / "ar.pt", *flag)
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--rule", "confident:0"], "above 0"), (["--rule", "confident:1.01"], "at most 1"), (["--rule", "confident:nan"], "above 0"),
-    (["--rule", "confident:x"], "number"), (["--rule", "other"], "unknown"), (["--length", "-1"], "--length"), (["--length", "0"], "--length"),
+    (["--rule", "confident:0"], "above 0"), (["--rule", "confident:1.01"], "at most 1"),
+    (["--rule", "confident:nan"], "0 or more"), (["--rule", "confident:x"], "number"), (["--rule", "other"], "unknown"),
+    (["--look", "other"], "unknown"), (["--look", "none.py"], "does not exist"), (["--length", "-1"], "--length"), (["--length", "0"], "--length"),
     (["--length", "100000000"], "--length"), (["--length", "2", "--prior", "a red circle"], "--prior"), (["--temperature", "-1"], "--temperature"),
     (["--temperature", "nan"], "--temperature"), (["--temperature", "inf"], "--temperature"), (["--prompt", "what is it?"], "--prompt"),
     (["--prompt", ""], "--prompt"), (["--image", "none.png"], "none.png"), (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"), (["--seed", "99999999999999999999"], "--seed"),

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import refused_by
+from conftest import decoded, refused_by
 from PIL import Image
 
 import train
 from data import Batches, folder, pad_prompts, toy
-from mini_dimple import Config, Dimple, ar_loss, confident, decode, decode_ar, diffusion_loss, load, schedule
+from mini_dimple import (Config, Dimple, ar_loss, confident, decode_ar, diffusion_loss, full, load,
+                         prefilled, schedule)
 from tokenizer import Tokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -86,10 +87,11 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
         for optimizer, _ in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-    for prefill in (True, False):
-        out = decode(model, split.images, prompts, torch.full((6, config.window), config.mask_id), confident(0.9), prefill)
+    window = torch.full((6, config.window), config.mask_id)
+    for look in (prefilled, full):
+        out = decoded(model, split.images, prompts, window, confident(0.9), look)
         assert [tokenizer.decode(out.response(b)) for b in range(6)] == split.texts
-        assert out.iterations.float().mean() < 16, "many tokens per iteration"
+        assert out.passes.float().mean() < 16, "many tokens per pass"
 
 
 @pytest.mark.slow
@@ -105,7 +107,7 @@ def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
         image = folder.load_image(pictures / line["file_name"], config.image_px)[None]
         prompt = pad_prompts([line.get("prompt", toy.DESCRIBE)], tokenizer, config.prompt_tokens)
         window = torch.full((1, config.window), config.mask_id)
-        assert tokenizer.decode(decode(model, image, prompt, window).response(0)) == line["text"]
+        assert tokenizer.decode(decoded(model, image, prompt, window).response(0)) == line["text"]
     assert set(os.listdir(out)) == set(train.FILES)
     assert Image.open(out / "samples.png").width > 200
     assert [row[0] for row in losses(out).values()] == ["ar"] * 80 + ["diffusion"] * 240

@@ -3,7 +3,7 @@ import re
 
 import torch
 
-from mini_dimple import decode
+from mini_dimple import decode, prefilled
 
 
 def make_window(template, length, tokenizer):
@@ -18,7 +18,7 @@ def make_window(template, length, tokenizer):
 
 def infill(model, tokenizer, images, prompt, template):
     window = make_window(template, model.config.window, tokenizer)
-    out = decode(model, images, prompt, window.expand(len(images), -1))
+    out = decode(prefilled(model, images, prompt), window.expand(len(images), -1), model.config)
     return [tokenizer.decode(out.response(b)) for b in range(len(images))]
 
 

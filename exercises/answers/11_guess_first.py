@@ -2,8 +2,8 @@
 GUESS = {
     "confident:0.9": (95, 100),
     "confident:0.5": (60, 80),
-    "maskgit:10": (0, 10),
-    "random_order:10": (65, 85),
+    "maskgit:10": (55, 75),
+    "random_order:10": (75, 95),
     "naive prefix": (85, 100),
     "a wrong colour": (90, 100),
     "AR weights, diffusion decoding": (0, 10),

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import bench
-from mini_dimple import RuleError, load
+from mini_dimple import load
+from rules import RuleError
 from sample import SHIPPED
 
 CPU = torch.device("cpu")
@@ -31,11 +32,11 @@ def exercise(*checks):
             for check in checks:
                 check(solution)
         except Exception as error:
-            if isinstance(error, RuleError) and error.__cause__:
-                error = error.__cause__
-            own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == solution.__file__]
+            first = isinstance(error, RuleError) and error.__cause__ or error
+            own = [frame for frame in traceback.extract_tb(first.__traceback__) if frame.filename == solution.__file__]
             if not own and not isinstance(error, RuleError):
                 raise  # not the student's doing
+            error = first if own else error
             if isinstance(error, NotImplementedError) and not error.args:  # PyTorch raises some, too, with a message
                 teach(False, f"{own[-1].name} is not written yet.")
             line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""

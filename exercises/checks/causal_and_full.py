@@ -4,8 +4,9 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
+import bench
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
-from mini_dimple import decode, decode_ar
+from mini_dimple import confident, decode_ar
 
 __all__ = ["test_exercise"]
 OFTEN = " (masked_fill returns a copy, and wants a bool mask that is True where nothing may be seen.)"
@@ -91,7 +92,8 @@ def check_who_sees_whom(solution):
 @torch.no_grad()
 def check_that_the_trained_models_caption_with_it(solution):
     (model, _), (ar_model, _), some = shipped(), shipped("ar"), scenes(64)[:8]
-    ways = {"diffusion phase, full attention": lambda: decode(model, *some).tokens,
+    rule = confident(0.9)
+    ways = {"diffusion phase, full attention": lambda: bench.decoded(model, some, rule).tokens,
             "AR phase, causal": lambda: decode_ar(ar_model, *some[:2], 48).tokens}
     whole = F.scaled_dot_product_attention
 

@@ -1,8 +1,9 @@
 """Checks exercise 4: against `mini_dimple.decode` example by example, and by watching each pass."""
 import torch
 
-import mini_dimple
+import bench
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, watched
+from mini_dimple import confident, full
 
 __all__ = ["test_exercise"]
 ENDLESS = ("Your loop does not end. Three usual reasons: where no masked position of an example passes the threshold nothing is "
@@ -30,9 +31,9 @@ def run(solution, images, prompt, window, threshold, temperature=0.0):
 
 def right(images, prompt, window, threshold):
     """What each example comes out as, decoded alone by mini_dimple -> tokens, iterations."""
-    model, _ = shipped()
-    rule = mini_dimple.confident(threshold)
-    out = [mini_dimple.decode(model, images[b:b + 1], prompt[b:b + 1], window[b:b + 1], rule, prefill=False) for b in range(len(window))]
+    (model, _), rule = shipped(), confident(threshold)
+    examples = zip(images.split(1), prompt.split(1), window.split(1))
+    out = [bench.decoded(model, example, rule, full) for example in examples]
     return torch.cat([o.tokens for o in out]), torch.cat([o.iterations for o in out])
 
 

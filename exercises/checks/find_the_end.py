@@ -42,7 +42,9 @@ def check_where_the_window_is_cut(solution):
 
 
 def check_an_earlier_end_later(solution):
-    """A scripted model: it is sure of an EOS at 30 first, then of one at 12, then of all words."""
+    """A scripted model: it is sure of an EOS at 30 first, then of one at 12, then of all words.
+
+    In its first pass it also thinks that there may be one at 5, with a probability of 0.6."""
     (model, _), (images, prompt, window), lengths = shipped(), scenes(64)[:1], []
     eos_id = model.config.eos_id
 
@@ -54,9 +56,12 @@ def check_an_earlier_end_later(solution):
         for i in sure:
             if i < response.shape[1]:
                 logits[0, i, eos_id if len(lengths) < 3 else 7] = 20.0
+        if len(lengths) == 1:
+            logits[0, 5, eos_id] = 6.4  # against 397 tokens at 0
         return logits, []
     with mock.patch.object(model, "score", score):
         tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
+    teach(lengths[1:2] != [6], "You cut at an EOS that was proposed, not committed: a proposal may still change.")
     teach(lengths[:3] == [48, 31, 13], "A model that commits an EOS at place 30 in its first pass and another at place 12 in its "
           f"second must see windows of 48, 31 and 13 tokens; yours sees {lengths[:3]}. Look for the first EOS after every pass: "
           "an earlier one may come later.")

@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import torch
 
-from bench import graded
+from bench import decoded, graded
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
-from mini_dimple import decode
+from mini_dimple import confident
 
 __all__ = ["test_exercise"]
 B = 8
@@ -107,8 +107,9 @@ def check_captions(solution):
                 return solution.first_pass(model, prefix, response)
             past = past or solution.naive_past(model, prefix)
             return solution.later_pass(model, prefix[:, -1:], response, past), past
-        passes = SimpleNamespace(config=model.config, prefix=model.prefix, score=score)  # what `decode` needs of a model
-        return sum(graded(lambda rows: decode(passes, *some[rows]), some)[0]) / 64
+        passes = SimpleNamespace(config=model.config, check=model.check, prefix=model.prefix,
+                                 score=score)  # what `prefilled` and `decoded` need of a model
+        return sum(graded(lambda rows: decoded(passes, some[rows], confident(0.9)), some)[0]) / 64
     published, naive = captions(False), captions(True)
     print(f"\nfully right: {published:.1%} with prefilling as published, {naive:.1%} with the naive prefix")
     teach(published >= 0.95, f"With your passes only {published:.1%} of 64 captions are fully right.")

@@ -5,13 +5,14 @@ import torch
 
 import bench
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
-from mini_dimple import Step, decode
+from mini_dimple import Step
+from rules import checked
 
 __all__ = ["test_exercise"]
 
 
-def step(seed, B=5, W=48):
-    """A made-up step: examples at different stages, some tokens given, confidences around 0.9."""
+def step(seed, rows=slice(None), B=5, W=48):
+    """These rows of a made-up step: examples at different stages, some tokens given, confidences around 0.9."""
     rng, g = random.Random(seed), torch.Generator().manual_seed(seed)
     done = torch.tensor([rng.randrange(W) for _ in range(B)])
     masked = (torch.arange(W) >= done[:, None]) & (torch.rand(B, W, generator=g) < 0.7)
@@ -19,11 +20,13 @@ def step(seed, B=5, W=48):
     given = ~masked & (torch.rand(B, W, generator=g) < 0.3)
     confidence = torch.rand(B, W, generator=g) * 0.3 + (0.62 if seed % 2 else 0.55)  # at even seeds none is above 0.9
     confidence[~masked] = 0.99
-    config, proposal = shipped()[0].config, torch.full((B, W), 7)
+    config = shipped()[0].config
     tokens = torch.where(masked, config.mask_id, torch.full((B, W), 5))
-    others = (1 - confidence) / (config.vocab_size - 1)
-    probs = others[..., None].expand(B, W, config.vocab_size).scatter(2, proposal[..., None], confidence[..., None])
-    return Step(rng.randrange(9), tokens, masked, given, proposal, confidence, probs)
+    others = (1 - confidence) / (config.vocab_size - 2)  # of each token but the proposal, 7, and [MASK]
+    logits = others.log()[..., None].repeat(1, 1, config.vocab_size)
+    logits[..., 7] = confidence.log()
+    look = lambda tokens: logits[rows]
+    return Step(rng.randrange(9), 2 * W, tokens[rows], given[rows], config, look, {}, 0.0, None)
 
 
 def block_of(masked, k):
@@ -32,18 +35,22 @@ def block_of(masked, k):
     return range(first * k, min(first * k + k, len(masked)))
 
 
-def commits(solution, made, k):
-    answer = solution.rule(made, float(k))
-    teach_tensor(answer, made.masked.shape, torch.bool, "what the rule returns")
-    return answer & made.masked
+def commits(solution, seed, k, rows=slice(None)):
+    """What the rule names of a made-up step; of a fresh one, as it may write into it."""
+    made = step(seed, rows)
+    masked = made.masked.clone()
+    answer = solution.rule(made, k)
+    teach_tensor(answer, masked.shape, torch.bool, "what the rule returns")
+    return answer & masked
 
 
 def check_only_the_current_block(solution):
     for seed in range(12):
         for k in (1, 5, 16, 48):
             made = step(seed)
-            commit = commits(solution, made, k)
-            alone = torch.cat([commits(solution, Step(made.iteration, *(t[b:b + 1] for t in made[1:])), k) for b in range(len(commit))])
+            commit = commits(solution, seed, k)
+            rows = [slice(b, b + 1) for b in range(len(commit))]
+            alone = torch.cat([commits(solution, seed, k, one) for one in rows])
             teach(torch.equal(alone, commit), "An example's commits depend on the others in the batch: each has a current block of its "
                   "own. Two usual causes: the block's minimum taken over everything (use dim=1), or a fallback decided for the whole "
                   "batch (any() instead of any(1)).")
@@ -63,7 +70,7 @@ def check_what_is_committed_within_it(solution):
     for seed in range(12):
         for k in (5, 16, 48):
             made = step(seed)
-            for masked, confidence, row in zip(made.masked, made.confidence, commits(solution, made, k)):
+            for masked, confidence, row in zip(made.masked, made.confidence, commits(solution, seed, k)):
                 block = [i for i in block_of(masked, k) if masked[i]]
                 sure = [i for i in block if confidence[i] > 0.9]
                 best = max(block, key=lambda i: confidence[i])
@@ -75,7 +82,9 @@ def check_what_is_committed_within_it(solution):
 def check_captions(solution):
     model, some, found = shipped()[0], scenes(64), {}
     for k in (8, 48):
-        right, _, iterations = bench.graded(lambda rows: decode(model, *some[rows], lambda made: solution.rule(made, float(k))), some)
+        rule = checked(lambda made: solution.rule(made, k), "rule")
+        way = lambda rows: bench.decoded(model, some[rows], rule)
+        right, _, iterations = bench.graded(way, some)
         found[k] = sum(right) / 64, sum(iterations) / 64
     print("\n" + "; ".join(f"k = {k}: {right:.1%} fully right in {iterations:.2f} iterations" for k, (right, iterations) in found.items()))
     teach(min(right for right, _ in found.values()) >= 0.95, "Captions decoded with your rule are right too rarely: " + ", ".join(

@@ -1,0 +1,470 @@
+"""Each rule of the gallery against a slow, plain computation of its definition; each ends, keeps
+what is given, and decodes a batch as each example alone."""
+import itertools
+import math
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import EOS, MASK, random_inputs, random_model, small_config
+
+from mini_dimple import Step, confident, decode, full, prefilled
+from rules import RuleError, named, resolve
+
+# Numbers that matter on the random models below, where two thirds of the confidences are above 0.5.
+DETERMINISTIC = (
+    "confident:0.5", "maskgit:3", "entropy:2", "margin:3", "left_to_right:2", "fast_dllm:1.2",
+    "eb_sampler:0.7", "klass:threshold=0.4,bound=0.3", "klass:threshold=0.3,bound=1,history=1",
+    "blocks:size=5,threshold=0.4", "wino:wide=0.3,narrow=0.6", "no_eos_before:k=5,threshold=0.5",
+    "dimple_public:threshold=0.6,steps=7", "dimple_public:threshold=0,steps=5")
+OTHERS = (
+    "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
+    "dimple_public:threshold=0.6,steps=6,random=1", "dimple_public:threshold=0.6,steps=7,flat=1",
+    "dimple_public:threshold=0,steps=4,random=1,flat=1")
+
+
+def scripted(seed, vocab=20, scale=1.0):
+    """A look of its own on any window: random numbers, which depend on all tokens of the row."""
+    def look(tokens):
+        rows = []
+        for row in tokens.tolist():
+            g = torch.Generator().manual_seed(hash((seed, *row)) % 2 ** 32)
+            rows.append(scale * torch.randn(len(row), vocab, generator=g, dtype=torch.double))
+        return torch.stack(rows)
+    return look
+
+
+def random_window(rng, B, W, given=0.2, mask=0.6):
+    """tokens (B, W): given, committed and masked ones; where they are given (B, W)."""
+    kinds = [[rng.random() for _ in range(W)] for _ in range(B)]
+    tokens = [[MASK if kind < mask else rng.randrange(EOS + 1) for kind in row] for row in kinds]
+    return torch.tensor(tokens), torch.tensor(kinds) > 1 - given
+
+
+def step_on(tokens, given, look, iteration=0, memory=None, generator=None):
+    memory = {} if memory is None else memory
+    return Step(iteration, 100, tokens, given, small_config(), look, memory, 0.0, generator)
+
+
+def random_step(seed, B=4, W=9, scale=2.0, **options):
+    tokens, given = random_window(random.Random(seed), B, W)
+    return step_on(tokens, given, scripted(seed, scale=scale), **options)
+
+
+def masks(step, b):
+    return [i for i in range(step.tokens.shape[1]) if step.tokens[b, i] == MASK]
+
+
+def chosen(answer, b):
+    return set(answer[b].nonzero()[:, 0].tolist())
+
+
+def entropy(p):
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+# ---------------------------------------------------------------- all of them
+
+def test_all_are_tried():
+    assert {text.split(":")[0] for text in DETERMINISTIC + OTHERS} == set(named()) - {"remask"}
+
+
+def decodings(seed, text, B=5, W=12):
+    """From an empty window, and prefilled from one with a prior and an example that is finished at
+    once: a function, rows -> Decoded, and the window."""
+    model, (images, prompt, _) = random_model(seed, 0.8), random_inputs(seed, B, W)
+    prior, _ = random_window(random.Random(seed), B, W)
+    prior[0] = 3
+
+    def decoded(rows):
+        generator = torch.Generator().manual_seed(seed)
+        used = look(model, images[rows], prompt[rows])
+        return decode(used, window[rows], model.config, resolve(text), 0.0, generator, limit=200)
+    for window, look in ((torch.full((B, W), MASK), full), (prior, prefilled)):
+        yield decoded, window
+
+
+@pytest.mark.parametrize("text", DETERMINISTIC + OTHERS)
+def test_each_ends_leaves_no_mask_and_keeps_what_is_given(text, seed):
+    for decoded, window in decodings(seed, text):
+        out = decoded(slice(None))
+        given, W = window != MASK, window.shape[1]
+        assert not (out.tokens == MASK).any() and not out.left.any(), "by the limit only"
+        assert torch.equal(out.tokens[:, :W][given], window[given])
+        finished = given.all(1)
+        assert (out.tokens[finished, W:] == EOS).all() and not out.iterations[finished].any()
+
+
+@pytest.mark.parametrize("text", DETERMINISTIC)
+def test_a_batch_decodes_as_each_example_alone(text, seed):
+    for decoded, window in decodings(seed, text):
+        batch = decoded(slice(None))
+        for b in range(len(window)):
+            alone = decoded(slice(b, b + 1))
+            assert torch.equal(batch.tokens[b], alone.tokens[0])
+            assert batch.iterations[b] == alone.iterations and batch.passes[b] == alone.passes
+
+
+@pytest.mark.parametrize("text", ["random_order:3", "remdm:steps=9,eta=0.3",
+                                  "dimple_public:threshold=0,steps=9,random=1"])
+def test_chance_is_the_generators(text):
+    def run(seed):
+        generator, window = torch.Generator().manual_seed(seed), torch.full((4, 12), MASK)
+        return decode(scripted(0), window, small_config(), resolve(text), 0.0, generator).tokens
+    assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
+
+
+# ---------------------------------------------------------------- k per iteration
+
+@pytest.mark.parametrize("case", range(10))
+def test_counted_rules_take_the_best_by_their_own_measure(case):
+    step, k = random_step(case), random.Random(case).randint(1, 6)
+    measures = {"maskgit": lambda p, i: max(p), "entropy": lambda p, i: -entropy(p),
+                "margin": lambda p, i: max(p) - sorted(p)[-2], "left_to_right": lambda p, i: -i}
+    for name, measure in measures.items():
+        answer = resolve(f"{name}:{k}")(step)
+        for b in range(4):
+            best = sorted(masks(step, b), key=lambda i: -measure(step.probs[b, i].tolist(), i))
+            assert chosen(answer, b) == set(best[:k]), name
+
+
+def test_any_k_is_any_k():
+    """Each mask in 3 of 5 draws, whatever its confidence; never more or fewer than k."""
+    tokens = torch.full((2000, 6), MASK)
+    tokens[:, 2] = 4
+    step = step_on(tokens, tokens != MASK, lambda tokens: torch.randn(2000, 6, 20),
+                   generator=torch.Generator().manual_seed(0))
+    answer = resolve("random_order:3")(step)
+    assert (answer.sum(1) == 3).all() and not answer[:, 2].any()
+    assert (answer[:, [0, 1, 3, 4, 5]].float().mean(0) - 0.6).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("name", ["maskgit", "entropy", "margin", "left_to_right", "random_order"])
+def test_k_is_a_whole_number(name):
+    step = random_step(0)
+    for k in (9, 100, 1e300):
+        assert torch.equal(resolve(f"{name}:{k}")(step), step.masked)
+    for k in (0, 0.5, 2.5):
+        with pytest.raises(RuleError, match="whole number"):
+            resolve(f"{name}:{k}")(step)
+
+
+# ---------------------------------------------------------------- how many at once
+
+@pytest.mark.parametrize("case", range(20))
+def test_fast_dllm(case):
+    step, factor = random_step(case, scale=4), random.Random(case).choice([0.3, 1, 1.9, 5])
+    answer = resolve(f"fast_dllm:{factor}")(step)
+    for b in range(4):
+        best = sorted(masks(step, b), key=lambda i: -step.confidence[b, i])
+        fitting = [n for n in range(1, len(best) + 1)
+                   if (n + 1) * (1 - step.confidence[b, best[n - 1]]) < factor]
+        assert chosen(answer, b) == set(best[:max(fitting, default=0)])
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_eb_sampler(case):
+    step, bound = random_step(case, scale=4), random.Random(case).choice([0, 0.1, 0.7, 3])
+    answer = resolve(f"eb_sampler:{bound}")(step)
+    for b in range(4):
+        h = {i: entropy(step.probs[b, i].tolist()) for i in masks(step, b)}
+        lost = lambda some: sum(h[i] for i in some) - max(h[i] for i in some)
+        first = sorted(h, key=h.get)
+        fitting = [n for n in range(1, len(h) + 1) if lost(first[:n]) <= bound]
+        assert chosen(answer, b) == set(first[:max(fitting, default=0)])
+        assert fitting or not h, "one always fits"
+        larger = itertools.combinations(h, len(chosen(answer, b)) + 1)
+        assert all(lost(some) > bound for some in larger), "of all sets, not only of the first ones"
+
+
+# ---------------------------------------------------------------- rules that remember
+
+def settling(seed, W, rate=0.6):
+    """A look whose answers move less and less from call to call, later at some positions."""
+    g = torch.Generator().manual_seed(seed)
+    end, way = 3 * torch.randn(2, 1, W, 20, generator=g, dtype=torch.double)
+    calls, late = itertools.count(), torch.rand(W, 1, generator=g) * 4
+    return lambda tokens: end + way * rate ** (next(calls) - late).clamp(min=0)
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_klass(case):
+    rng = random.Random(case)
+    tokens, given = random_window(rng, 1, 30)
+    look, history, memory, seen, picked = settling(case, 30), rng.randint(1, 3), {}, [], 0
+    rule = resolve(f"klass:threshold=0.5,bound=0.05,history={history}")
+    for iteration in range(10):
+        step = step_on(tokens, given, look, iteration, memory)
+        seen.append(step.probs[0].tolist())
+        pairs = lambda t, i: zip(seen[t][i], seen[t - 1][i])
+        kl = lambda t, i: sum(p * math.log(p / q) for p, q in pairs(t, i) if p > 0)
+        last = range(iteration - history + 1, iteration + 1)
+        expected = {i for i in range(30) if iteration >= history and step.confidence[0, i] > 0.5
+                    and all(kl(t, i) < 0.05 for t in last)}
+        assert chosen(rule(step), 0) == expected
+        picked += 0 < len(expected) < (step.confidence > 0.5).sum()
+    assert picked, "the bound decides in some iteration"
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_blocks(case):
+    step, size = random_step(case, W=13), random.Random(case).randint(1, 14)
+    window = step.commit(resolve(f"blocks:size={size},threshold=0.4")(step))
+    for b in range(4):
+        left = masks(step, b)
+        current = [i for i in left if i // size == left[0] // size] if left else []
+        sure = {i for i in current if step.confidence[b, i] > 0.4}
+        expected = sure or {max(current, key=lambda i: step.confidence[b, i])} if current else set()
+        assert chosen(window != step.tokens, b) == expected
+
+
+# ---------------------------------------------------------------- rules that take back
+
+@pytest.mark.parametrize("case", range(10))
+def test_remdm(case):
+    rng = random.Random(case)
+    steps, eta = rng.randint(2, 9), rng.choice([0, 0.1, 0.5])
+    iteration = rng.randrange(steps)
+    step = random_step(case, iteration=iteration, generator=torch.Generator().manual_seed(case))
+    window = resolve(f"remdm:steps={steps},eta={eta}")(step)
+    chance = torch.rand(4, 9, generator=torch.Generator().manual_seed(case)).tolist()
+    alpha_t, alpha_s = iteration / steps, (iteration + 1) / steps
+    sigma = eta if iteration == 0 else min(eta, (1 - alpha_s) / alpha_t)
+    for b, i in itertools.product(range(4), range(9)):
+        if step.masked[b, i]:  # equation (6): the chance of a token at a mask
+            token = 1 - chance[b][i] <= (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t) + 1e-9
+            assert window[b, i] == (step.proposal[b, i] if token else MASK)
+        else:
+            assert window[b, i] == (MASK if chance[b][i] < sigma else step.tokens[b, i])
+
+
+@pytest.mark.parametrize("eta", [0, 0.2])
+def test_remdm_keeps_the_share_of_masks(eta):
+    """Theorem 3.1: after each iteration 1 - alpha is masked, with and without remasking."""
+    tokens, given = torch.full((100, 50), MASK), torch.zeros(100, 50, dtype=torch.bool)
+    look, rule = lambda tokens: torch.zeros(100, 50, 20), resolve(f"remdm:steps=10,eta={eta}")
+    generator, taken_back = torch.Generator().manual_seed(0), 0
+    for iteration in range(10):
+        new = rule(step_on(tokens, given, look, iteration, generator=generator))
+        taken_back += ((new == MASK) & (tokens != MASK)).sum().item()
+        tokens = new
+        share = (tokens == MASK).float().mean().item()
+        assert share == pytest.approx(1 - (iteration + 1) / 10, abs=0.03)
+    assert (taken_back > 1000) == (eta > 0) and not (tokens == MASK).any()
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_wino(case):
+    tokens, given = random_window(random.Random(case), 4, 12)
+    looks, words = [], scripted(case, scale=2.5)
+    # as the loop hands it to a rule
+    model = lambda tokens: words(tokens).index_fill(-1, torch.tensor(MASK), -torch.inf)
+    step = step_on(tokens, given, lambda tokens: looks.append(tokens.clone()) or model(tokens))
+    window = resolve("wino:wide=0.4,narrow=0.3")(step)
+    assert len(looks) == 2, "one further pass"
+    for b in range(4):
+        left, row = masks(step, b), tokens[b].tolist()
+        sure = [i for i in left if step.confidence[b, i] > 0.4]
+        drafts = sure or sorted(left, key=lambda i: -step.confidence[b, i])[:1]
+        own = step.probs[b, range(12), row].tolist()
+        doubtful = [i for i in range(12) if i not in left and not given[b, i] and own[i] < 0.3]
+        draft = [step.proposal[b, i].item() if i in drafts else row[i] for i in range(12)]
+        seen = [MASK if i in doubtful else token for i, token in enumerate(draft)]
+        assert looks[1][b].tolist() == seen
+        logits = model(torch.tensor([seen]))[0]
+        logits[:, MASK] = -math.inf
+        verdict = {i: logits[i].softmax(-1)[row[i]].item() for i in doubtful}
+        failed = sorted((i for i in doubtful if verdict[i] < 0.3), key=verdict.get)
+        back = failed[:max(len(drafts) - 1, 0)]
+        assert window[b].tolist() == [MASK if i in back else token for i, token in enumerate(draft)]
+
+
+def test_wino_takes_back_and_still_ends(seed):
+    """In no more iterations than there were masks, as each commits more than it takes back."""
+    window, _ = random_window(random.Random(seed), 5, 12, mask=0.8)
+    run = lambda window: decode(scripted(seed, scale=2.5), window, small_config(),
+                                resolve("wino:wide=0.4,narrow=0.3"), trace=True)
+    out = run(window)
+    assert (out.iterations <= (window == MASK).sum(1)).all() and not out.left.any()
+    assert sum(record.taken_back.sum().item() for record in out.trace) > 0
+    assert torch.equal(out.passes, 2 * out.iterations)
+    assert torch.equal(out.tokens[window != MASK], window[window != MASK])
+    for b in range(5):
+        assert torch.equal(run(window[b:b + 1]).tokens[0], out.tokens[b])
+
+
+# ---------------------------------------------------------------- the end of the response
+
+def ending_at(needed, vocab=20):
+    """A look that is sure: of a word (id: position % 10), and of EOS from place needed[b] on."""
+    def look(tokens):
+        B, W = tokens.shape
+        word = torch.arange(W).remainder(10).expand(B, W)
+        word = torch.where(torch.arange(W) >= torch.tensor(needed)[:, None], EOS, word)
+        return 8.0 * F.one_hot(word, vocab)
+    return look
+
+
+@pytest.mark.parametrize("needed, length", [(1, 6), (4, 6), (5, 10), (8, 10), (9, 14), (40, 24)])
+def test_daedal_grows_until_it_sees_the_end(needed, length):
+    """6 places, by 4, at most 24: until 2 of the last 3 are EOS."""
+    window = torch.full((1, 6), MASK)
+    window[0, 1] = 15
+    rule = resolve("daedal:by=4,tail=3,longest=24")
+    out = decode(ending_at([needed]), window, small_config(), rule, trace=True)
+    assert out.tokens.shape == (1, length) and out.tokens[0, 1] == 15 and not out.left.any()
+    assert out.ends == min(needed, 24) if needed > 1 else out.ends == 2
+    assert out.iterations == -(-(length - 6) // 4) + 1, "grown first, and then all is sure"
+    for record in out.trace[:-1]:
+        assert (record.tokens == MASK).sum() == record.tokens.shape[1] - 1, "none committed yet"
+
+
+def test_daedal_fills_the_others_with_eos():
+    window = torch.full((3, 6), MASK)
+    window[2] = 7  # finished: that no end is in view there does not matter
+    rule = resolve("daedal:by=4,tail=3,longest=24")
+    assert decode(ending_at([2, 99]), window[1:], small_config(), rule).tokens.shape == (2, 6)
+    out = decode(ending_at([2, 9, 99]), window, small_config(), rule)
+    assert out.tokens.shape == (3, 14) and out.ends.tolist() == [2, 9, 6]
+    assert out.iterations.tolist() == [1, 3, 0]
+    assert (out.tokens[0, 2:] == EOS).all()
+
+
+def test_daedal_grows_no_more_once_something_is_committed():
+    """The first example sees its end at once, and no longer when the second has grown."""
+    def look(tokens):
+        logits = ending_at([2, 9] if tokens.shape[1] == 6 else [99, 9])(tokens)
+        logits[0, 0] = torch.arange(20.0) / 20  # never sure of its first place
+        return logits
+    rule = resolve("daedal:by=4,tail=3,longest=24")
+    out = decode(look, torch.full((2, 6), MASK), small_config(), rule)
+    assert out.tokens.shape == (2, 14) and out.iterations[0] == 2
+    assert (out.tokens[0, 2:] == EOS).all()
+
+
+def test_no_eos_before(seed):
+    for k in (0, 3, 12, 50):
+        step = random_step(seed, scale=4)
+        own, before = step.probs.clone(), step.proposal.clone()
+        answer = resolve(f"no_eos_before:k={k},threshold=0.5")(step)
+        for b, i in itertools.product(range(4), range(9)):
+            p = [0 if token == EOS and i < k else x for token, x in enumerate(own[b, i].tolist())]
+            assert step.proposal[b, i] == p.index(max(p))
+            assert i < k or step.proposal[b, i] == before[b, i]
+            assert answer[b, i] == (max(p) / sum(p) > 0.5)
+    for k in (0, 6):  # a look that says EOS nearly everywhere
+        eager = lambda tokens: scripted(seed)(tokens) + 4 * (torch.arange(20) == EOS)
+        rule = resolve(f"no_eos_before:{k}")
+        out = decode(eager, torch.full((20, 12), MASK), small_config(), rule)
+        assert out.ends.min() == k and out.ends.max() < 12
+
+
+# ---------------------------------------------------------------- the public code's loop
+
+def public_count(n, total, steps, i):
+    """How many of n masks, as the public code finds it: float32, place by place."""
+    times = torch.linspace(1, 1e-3, steps + 1)
+    r = torch.tensor(n) / torch.tensor(total)
+    place = max(min(k for k in range(steps + 1) if times[k] < r), i + 1)
+    for k in range(place, steps + 1):
+        count = int(n * (1 - times[k] / r)) if k < steps else n
+        if count >= 1:
+            return count
+
+
+def public_loop(look, window, threshold, steps):
+    """The windows of the public code's loop, most confident first, all masks of a batch at once."""
+    tokens, total, windows = window.clone(), (window == MASK).sum().item(), []
+    for i in range(steps):
+        logits = look(tokens).double()
+        logits[..., MASK] = -math.inf
+        confidence, proposal = logits.softmax(-1).max(-1)
+        places = (tokens == MASK).nonzero().tolist()
+        where = [place for place in places if confidence[tuple(place)] > (threshold or 2)]
+        if i == steps - 1:
+            where = places
+        if not where:
+            places.sort(key=lambda place: -confidence[tuple(place)])
+            where = places[:public_count(len(places), total, steps, i)]
+        for b, w in where:
+            tokens[b, w] = proposal[b, w]
+        windows.append(tokens.clone())
+        if not (tokens == MASK).any():
+            return windows
+
+
+@pytest.mark.parametrize("flat", [0, 1])
+@pytest.mark.parametrize("case", range(12))
+def test_dimple_public_is_the_public_loop(case, flat):
+    rng = random.Random(case)
+    B, W, steps = rng.choice([1, 3]), rng.randint(2, 10), rng.randint(1, 25)
+    threshold = rng.choice([0, 0.5, 0.7])
+    window, _ = random_window(rng, B, W, mask=0.9)
+    window[:, 0] = MASK
+    model, (images, prompt, _) = random_model(case, 0.7), random_inputs(case, B, W)
+    rule = resolve(f"dimple_public:threshold={threshold},steps={steps},flat={flat}")
+    out = decode(full(model, images, prompt), window, model.config, rule, limit=100, trace=True)
+    trace = torch.stack([record.tokens for record in out.trace])
+    for rows in [slice(None)] if flat else [slice(b, b + 1) for b in range(B)]:
+        look = full(model, images[rows], prompt[rows])
+        windows = public_loop(look, window[rows], threshold, steps)
+        assert torch.equal(trace[:len(windows), rows], torch.stack(windows))
+        assert out.iterations[rows].max() == len(windows)
+
+
+@pytest.mark.parametrize("total, steps, left", [
+    # n (1 - s / t) is n - s times the masks at the start. Of the last two of 48, at the last time
+    # but one, 0.0218: int(2 - 1.047) = 0, so they go together at the last: 47 iterations
+    (48, 48, [*range(47, 1, -1), 0]),
+    # times 0.75025, 0.5005, 0.25075: int(12 - 9.003), int(10 - 6.006), int(7 - 3.009), all
+    (12, 4, [10, 7, 4, 0]),
+    # times 0.8335, 0.667, 0.5005, 0.334, 0.1675: int(3 - 2.001) = 0, so int(3 - 1.5015);
+    # int(2 - 1.002) = 0, so int(2 - 0.5025); all
+    (3, 6, [2, 1, 0]),
+    (5, 1, [0]),
+])
+def test_the_schedule_by_hand(total, steps, left):
+    look, window = scripted(0), torch.full((1, total), MASK)
+    rule = resolve(f"dimple_public:threshold=0,steps={steps}")
+    out = decode(look, window, small_config(), rule, trace=True)
+    assert [(record.tokens == MASK).sum().item() for record in out.trace] == left
+
+
+def test_the_schedule_does_not_wait():
+    """12 masks in 4 steps: two iterations find one sure position each; the third finds none, goes
+    to its own time, 0.25075, not to the first below 10 / 12, and commits int(10 - 3.009)."""
+    def look(tokens):
+        committed = 12 - (tokens == MASK).sum().item()
+        height = 1 + torch.arange(12.0) / 12 + 8 * (torch.arange(12) == committed) * (committed < 2)
+        return height[None, :, None] * (torch.arange(20) == 3)
+    rule = resolve("dimple_public:threshold=0.9,steps=4")
+    out = decode(look, torch.full((1, 12), MASK), small_config(), rule, trace=True)
+    assert [(record.tokens == MASK).sum().item() for record in out.trace] == [11, 10, 4, 0]
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_dimple_public_and_confident(case):
+    """With so many steps that the schedule asks for one at a time, the public loop is confident
+    decoding for one example; not for a batch, where an example with none that is sure must wait."""
+    model, (images, prompt, _) = random_model(case, 1.2), random_inputs(case, 5, 12)
+
+    def run(rule, rows):
+        look = full(model, images[rows], prompt[rows])
+        return decode(look, torch.full((5, 12), MASK)[rows], model.config, rule)
+    public, flat = (resolve(f"dimple_public:threshold=0.9,steps=48,flat={flat}") for flat in (0, 1))
+    for b in range(5):
+        one, paper = run(public, slice(b, b + 1)), run(confident(0.9), slice(b, b + 1))
+        assert torch.equal(one.tokens, paper.tokens) and one.passes == paper.passes
+    flat, paper = run(flat, slice(None)), run(confident(0.9), slice(None))
+    assert (paper.passes < 12).any() and not torch.equal(flat.passes, paper.passes)
+
+
+def test_dimple_public_at_random_takes_the_same_counts():
+    tokens, counts = [], []
+    for rule in ("dimple_public:threshold=0,steps=8", "dimple_public:threshold=0,steps=8,random=1"):
+        window = torch.full((2, 30), MASK)
+        out = decode(scripted(3), window, small_config(), resolve(rule), trace=True)
+        counts.append([(record.tokens == MASK).sum(1).tolist() for record in out.trace])
+        tokens.append(out.tokens)
+    assert counts[0] == counts[1] and not torch.equal(*tokens)
