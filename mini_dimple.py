@@ -5,8 +5,9 @@ A picture and an instruction go in, a caption comes out, several tokens per pass
     [visual tokens][prompt][response window]   -- one transformer, causal in phase 1,
                                                   full attention in phase 2
 
-Read top to bottom, in the paper's order: config, the block that all transformers share, vision
-encoder, projector, the model, autoregressive loss, diffusion loss, schedule, decoding, checkpoints.
+Read top to bottom, in the paper's order: config, what may be passed in, the block that all
+transformers share, vision encoder, projector, the model, autoregressive loss, diffusion loss,
+schedule, looks, decoding, checkpoints.
 Shapes: B batch, V visual tokens, P prompt tokens, W response window, T = V + P + W positions,
 D width, nh heads, hd = D / nh.
 """
@@ -426,7 +427,7 @@ class Record(NamedTuple):
     taken_back: torch.Tensor    # bool: [MASK] again
 
     @classmethod
-    def of(cls, step, before, tokens, at_limit):
+    def of(cls, step, before, tokens, at_limit, probs, words):
         """The record of a step that turned the window `before` (B, W) into `tokens` (B, W')."""
         fit = lambda x, value=0: F.pad(
             x, (0, 0) * (x.dim() - 2) + (0, tokens.shape[1] - x.shape[1]), value=value)
@@ -434,7 +435,6 @@ class Record(NamedTuple):
         before = fit(before, step.mask_id)
         written = (tokens != before) & (tokens != step.mask_id) & unfinished
         fallback = fit(step.at_least_one) & written
-        probs, words = step.probs.topk(3)
         return cls(tokens, fit(step.proposal), fit(step.confidence), fit(words), fit(probs),
                    written & ~fallback & (not at_limit), fallback & (not at_limit),
                    written & at_limit, (tokens == step.mask_id) & (before != step.mask_id))
@@ -443,10 +443,10 @@ class Record(NamedTuple):
 @dataclass
 class Decoded:
     tokens: torch.Tensor      # (B, W) ids, no [MASK] left
-    iterations: torch.Tensor  # (B,) calls of the rule that each example needed
+    iterations: torch.Tensor  # (B,) calls of the rule that each example needed; the limit's pass
+                              # counts as one
     passes: torch.Tensor      # (B,) runs of the model, the rule's own looks included
-    left: torch.Tensor        # (B,) masks that the limit of passes filled: 0 where the rule came to
-                              # its end
+    left: torch.Tensor        # (B,) masks that were filled by the pass that reached the limit
     ends: torch.Tensor        # (B,) tokens before the response's EOS
     trace: list               # of Records, one per iteration, if asked for
 
@@ -469,6 +469,7 @@ class Step:
                       window; it counts
     memory            a dict that lives as long as the decoding, empty at its start
     generator         for random numbers, so that --seed repeats them; mask_id, eos_id: ids
+    at_least_one      (B, W) bool: what the last `commit` added where nothing was named
     """
 
     def __init__(self, iteration, limit, tokens, given, config, look, memory, temperature,
@@ -524,26 +525,32 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
 
     `look`: tokens (B, W) -> logits (B, W, vocab), made for this decoding. `rule`: Step -> positions
     to commit (B, W) bool, or the next window itself, ids (B, W'): it may take tokens back, write
-    others, and grow or shrink the window at its end; it cannot insert before a given token. An
-    example without a [MASK] is finished and stays as it is, EOS where the window grows. Ends when
-    all are, or in the pass that reaches `limit` (default: twice the window as it is then), which
-    commits all that is left.
-    Returns Decoded. Raises ValueError for a look, window or setting that cannot be decoded with."""
+    others, and grow or shrink the window at its end; it cannot insert before a given token, as
+    these are put back at their places. An example without a [MASK] is finished and stays as it is, EOS where the window grows. Ends when
+    all are, or in the pass that reaches `limit`, which commits all that is left. By default that is
+    twice W, or twice what the window has grown to in the first 2 W passes. Returns Decoded. Raises
+    ValueError for a look, window or setting that cannot be decoded with."""
     check_decoding(look, window, config, temperature, limit)
     tokens, given, memory = window.clone(), window != config.mask_id, {}
     zeros = window.new_zeros(3, len(window))
     (iterations, passes, left), iteration, looks, records = zeros, 0, 0, []
+    longest = window.shape[1]
 
     def counted(tokens):
         nonlocal looks
+        logits = exclude(look(tokens), config.mask_id)
         looks += 1
-        return exclude(look(tokens), config.mask_id)
+        mark(look)
+        return logits
 
     # the loop's only synchronisation
     while (unfinished := (tokens == config.mask_id).any(1)).any():
         before, masked, looks_before = tokens, tokens == config.mask_id, looks
-        most = limit or 2 * tokens.shape[1]
+        if looks < 2 * window.shape[1]:  # a window that grows gets more passes, but not for ever
+            longest = max(longest, tokens.shape[1])
+        most = limit or 2 * longest
         step = Step(iteration, most, tokens, given, config, counted, memory, temperature, generator)
+        likeliest = step.probs.topk(3) if trace else None  # before the rule may write into them
         at_limit = looks >= most
         answer = masked if at_limit else rule(step)
         if answer.dtype == torch.bool:
@@ -553,21 +560,25 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
         iterations, passes = iterations + unfinished, passes + unfinished * (looks - looks_before)
         left, iteration = left + masked.sum(1) * at_limit, iteration + 1
         if trace:
-            records.append(Record.of(step, before, tokens, at_limit))
+            records.append(Record.of(step, before, tokens, at_limit, *likeliest))
     ends = response_ends(tokens, given, config.eos_id)
     return Decoded(tokens, iterations, passes, left, ends, records)
 
 
 def check_decoding(look, window, config, temperature, limit):
-    """Raises ValueError for what `decode` cannot start with; and notes that the look is used."""
+    """Raises ValueError for what `decode` cannot start with."""
     expect("window", window, torch.long, ("B", "W"), ids=config.vocab_size)
-    if not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature: expected a number, 0 or more, got {temperature}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit: expected a number of passes, 1 or more, got {limit}")
+    if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected a number, 0 or more, got {temperature!r}")
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise ValueError(f"limit: expected a number of passes, 1 or more, got {limit!r}")
     if getattr(look, "used", False):
         raise ValueError("look: it has decoded a window already, and may keep what it saw of it; "
                          "make a new one for each decoding")
+
+
+def mark(look):
+    """Note that the look has seen a window: it belongs to this decoding."""
     with suppress(AttributeError):  # a bound method cannot be marked
         look.used = True
 
@@ -597,6 +608,8 @@ def decode_ar(model, images, prompt, length):
     Stops when every example has its EOS or `length` tokens; tokens after the EOS are EOS. Returns
     Decoded. Raises ValueError for inputs that the model cannot read."""
     config = model.config
+    if not (isinstance(length, int) and length >= 1):
+        raise ValueError(f"length: expected a number of tokens, 1 or more, got {length!r}")
     tokens = torch.full((len(prompt), length), config.eos_id, device=model.embedding.weight.device)
     model.check(images, prompt, tokens)
     hidden, cache = model.transformer(model.prefix(images, prompt), causal=True)

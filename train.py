@@ -330,20 +330,25 @@ def taken(folder):
     Raises ValueError if another run has it. The lock ends with the process, however that ends."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    busy = ValueError(f"--out {folder}: another run is writing there; wait for it, or choose another folder")
     handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"--out {folder}: another run is writing there; wait for it, or choose another folder") from None
+            raise busy from None
         except OSError:
             pass  # a file system without locks
-        yield
+        if not folder.exists() or not os.path.samestat(os.fstat(handle), os.stat(folder)):
+            raise busy  # its run has just ended, and took it away before we had the lock
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
     finally:
         os.close(handle)
-        with contextlib.suppress(OSError):
-            for path in made:
-                path.rmdir()
 
 
 @contextlib.contextmanager
@@ -482,6 +487,8 @@ class Run:
                     self.save()
                 if stop:
                     raise KeyboardInterrupt
+            if interrupted():  # while the last step was being saved
+                raise KeyboardInterrupt
 
     def log(self, phase):
         """Look at the losses since the last look (the device is waited for only here): check, log, show."""
@@ -572,7 +579,7 @@ def start_line(run):
 def last_good(run, out):
     """What is safe after a run that has failed, in words."""
     if run is None:
-        return "nothing was written"
+        return f"{out / 'last.pt'} is as it was" if (out / "last.pt").exists() else "nothing was written"
     if not run.saved:
         return "no checkpoint yet; start again with --overwrite"
     return f"the last good checkpoint is {out / 'last.pt'} (step {run.saved}); --resume goes on from it"
@@ -593,10 +600,13 @@ def main(argv=None):
                     return
                 run = Run(settings, args.out, device, state)
             print(start_line(run), flush=True)
-            run.fit()
+            try:
+                run.fit()
+            except BrokenPipeError:
+                if run.step != (run.saved or 0):
+                    run.save()
+                raise
     except BrokenPipeError:
-        if run and run.step != (run.saved or 0):
-            run.save()
         raise
     except (NotFinite, OSError, torch.OutOfMemoryError) as error:
         print(f"{parser.prog}: {' '.join(str(error).split())}; {last_good(run, args.out)}", file=sys.stderr)

@@ -654,8 +654,46 @@ def test_a_window_as_long_as_positions_reach():
     beyond = f"expected at most {MAX_POSITIONS} positions .* window, got {MAX_POSITIONS + 1}"
     with pytest.raises(ValueError, match=beyond):
         decode_ar(*inputs, longest + 1)
-    with pytest.raises(ValueError, match=r"expected .* \(1, W\) .*, got torch.int64 \(1, 0\)"):
-        decode_ar(*inputs, 0)
+    for length in (0, -1, 2.0):
+        with pytest.raises(ValueError, match=f"length: expected a number of tokens.* got {length}"):
+            decode_ar(*inputs, length)
+
+
+@pytest.mark.parametrize("by", [1, 3, -1])
+def test_a_window_that_never_stops_changing_comes_to_the_limit(by):
+    """Without a limit of the caller's: growth earns more passes only for a while."""
+    def rule(step):
+        window = step.tokens if by > 0 else step.commit(torch.zeros_like(step.masked))
+        return F.pad(window, (0, by), value=step.mask_id)
+    case = random_case(0, 2, 8, priors=False)
+    out = decoded(*case, rule=rule)
+    assert not (out.tokens == MASK).any()
+    if by > 0:
+        assert out.left.all() and out.passes.max() <= 2 * (8 + by * 16)
+    else:
+        assert not out.left.any(), "what shrinks is done before 16 passes"
+
+
+def test_a_look_is_used_only_once_it_has_seen_a_window(seed):
+    model, images, prompt, window = random_case(seed, 2, 6, priors=False)
+    look = prefilled(model, images, prompt)
+    for wrong in (window.int(), window[:1], window + 99):
+        with pytest.raises(ValueError, match="expected"):
+            decode(look, wrong, model.config)
+    assert not (decode(look, window, model.config).tokens == MASK).any()
+    with pytest.raises(ValueError, match="make a new one"):
+        decode(look, window, model.config)
+
+
+def test_a_trace_of_a_rule_that_spoils_its_step(seed):
+    def rule(step):
+        answer = step.confidence > 0.5
+        step.probs = step.logits = None
+        step.tokens.zero_()
+        return answer
+    case = random_case(seed, 3, 9, priors=False)
+    out, wanted = decoded(*case, rule=rule, trace=True), decoded(*case, rule=confident(0.5))
+    assert torch.equal(out.tokens, wanted.tokens) and torch.equal(out.trace[-1].tokens, out.tokens)
 
 
 @LOOKS

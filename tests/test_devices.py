@@ -73,7 +73,7 @@ def test_a_decoding_pass_stays_on_its_device(model, batches, make, temperature):
             for answer in map(step.commit, answers):
                 for new in (answer, torch.cat([answer, answer], 1)):
                     after, fixed = put_back(new, tokens, given, unfinished, model.config)
-                    record = Record.of(step, tokens, after, iteration == 1)
+                    record = Record.of(step, tokens, after, iteration == 1, *step.probs.topk(3))
                     ends = response_ends(after, fixed, EOS)
                     assert {x.device for x in (after, fixed, ends, *record)} == {META}
                     assert after.shape == new.shape

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from conftest import EOS, MASK, random_inputs, random_model, small_config
 
-from mini_dimple import Step, confident, decode, full, prefilled
+import bench
+from mini_dimple import Step, confident, decode, full, load, prefilled
 from rules import RuleError, named, resolve
 
 # Numbers that matter on the random models below, where two thirds of the confidences are above 0.5.
@@ -18,6 +19,7 @@ DETERMINISTIC = (
     "eb_sampler:0.7", "klass:threshold=0.4,bound=0.3", "klass:threshold=0.3,bound=1,history=1",
     "blocks:size=5,threshold=0.4", "wino:wide=0.3,narrow=0.6", "no_eos_before:k=5,threshold=0.5",
     "dimple_public:threshold=0.6,steps=7", "dimple_public:threshold=0,steps=5")
+# remask need not end by itself: what it takes back it may commit again, until the limit
 OTHERS = (
     "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
     "dimple_public:threshold=0.6,steps=6,random=1", "dimple_public:threshold=0.6,steps=7,flat=1",
@@ -468,3 +470,40 @@ def test_dimple_public_at_random_takes_the_same_counts():
         counts.append([(record.tokens == MASK).sum(1).tolist() for record in out.trace])
         tokens.append(out.tokens)
     assert counts[0] == counts[1] and not torch.equal(*tokens)
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_remask(case):
+    tokens, given = random_window(random.Random(case), 4, 12)
+    step = step_on(tokens, given, scripted(case, scale=2.5))
+    window = resolve("remask:0.4")(step)
+    taken = 0
+    for b in range(4):
+        left = masks(step, b)
+        sure = [i for i in left if step.confidence[b, i] > 0.4]
+        drafts = sure or sorted(left, key=lambda i: -step.confidence[b, i])[:1]
+        for i in range(12):
+            if i in drafts:
+                assert window[b, i] == step.proposal[b, i]
+            elif i in left:
+                assert window[b, i] == MASK
+            else:  # given ones the loop puts back
+                doubtful = step.probs[b, i, tokens[b, i]] < 0.1
+                taken += doubtful.item()
+                assert window[b, i] == (MASK if doubtful else tokens[b, i])
+    assert taken, "something is taken back"
+
+
+def test_the_public_loop_on_the_shipped_weights():
+    """Batch 1, with the MaskGIT fallback: confident decoding, token for token, pass for pass.
+    Over a flattened batch of 32: another thing."""
+    model, tokenizer = load(bench.SHIPPED)
+    scenes = bench.Scenes(model, tokenizer, 100, torch.device("cpu"))
+    public, flat = resolve("dimple_public:0.9"), resolve("dimple_public:threshold=0.9,flat=1")
+    for b in range(100):
+        one = scenes[b:b + 1]
+        mine, theirs = (bench.decoded(model, one, rule) for rule in (confident(0.9), public))
+        assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.passes, theirs.passes)
+    mine, theirs = (bench.decoded(model, scenes[:32], rule) for rule in (confident(0.9), flat))
+    assert (mine.tokens != theirs.tokens).any(1).sum() >= 3
+    assert theirs.passes.max() > mine.passes.max()

@@ -138,6 +138,30 @@ def test_ctrl_c_saves_before_it_stops(tmp_path, quick, monkeypatch, capsys):
     assert logs[0] == logs[1], "the same losses as without the stop"
 
 
+def test_ctrl_c_while_the_last_step_is_saved_is_not_lost(tmp_path, quick, monkeypatch):
+    real = train.Run.save
+
+    def pressed(run):
+        real(run)
+        if run.step == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+    monkeypatch.setattr(train.Run, "save", pressed)
+    with pytest.raises(SystemExit) as end:
+        train.main(["--out", str(tmp_path / "o"), *QUICK])
+    assert end.value.code == 130
+    assert torch.load(tmp_path / "o" / "last.pt", weights_only=True)["step"] == 7
+
+
+def test_a_run_that_is_refused_takes_nothing_away(tmp_path):
+    """Two that start at once: both see no folder; the one refused must not remove the other's."""
+    with train.taken(tmp_path / "o"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(tmp_path), "exists", lambda path: False)  # as the second one saw it
+        with pytest.raises(ValueError, match="another run"), train.taken(tmp_path / "o"):
+            pass
+        patch.undo()
+        assert (tmp_path / "o").is_dir()
+
+
 def test_a_second_ctrl_c_stops_at_once(tmp_path, quick, monkeypatch):
     def pressed(*words):
         os.kill(os.getpid(), signal.SIGINT)

@@ -105,7 +105,7 @@ def test_every_name_in_the_neighbours_exists():
 
 def test_the_python_in_the_readme_runs(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    *rules, notebook = blocks("python")
+    *rules, own_look, notebook = blocks("python")
     names = {}
     exec(notebook, names)
     assert "tensor([" in capsys.readouterr().out
@@ -115,6 +115,10 @@ def test_the_python_in_the_readme_runs(monkeypatch, capsys):
         look = mini_dimple.prefilled(names["model"], names["image"], names["prompt"])
         outs.append(mini_dimple.decode(look, torch.full((1, 48), names["tokenizer"].mask_id), names["model"].config, names["rule"]))
         assert not outs[-1].left.any() and toy.parse(names["tokenizer"].decode(outs[-1].response(0)), toy.TOYS["tiny"]), rule
+    exec(own_look, names)
+    warmer = names["look"](names["model"], names["image"], names["prompt"])
+    out = mini_dimple.decode(warmer, torch.full((1, 48), names["tokenizer"].mask_id), names["model"].config)
+    assert toy.parse(names["tokenizer"].decode(out.response(0)), toy.TOYS["tiny"])
     assert len(rules) == 4 and torch.equal(outs[0].tokens, names["out"].tokens), "the first rule in the README is confident decoding"
     assert outs[3].passes > outs[3].iterations, "the last one looks twice"
 
