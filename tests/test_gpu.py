@@ -90,6 +90,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
     monkeypatch.setattr(train, "HELD_OUT_SCENES", 4)
     monkeypatch.setitem(train.TRAINING["tiny"], "examples", 200)
+    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
 
 
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):

@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "data" / "mini_dimple.pt"
 QUICK = ["--ar-steps", "7", "--diffusion-steps", "16"]
 COMMANDS = ["rules", "decode", "training", *bench.CLAIMS, "all"]
-FEW = ("import train; train.TRAINING['tiny']['examples'] = 100; train.HELD_OUT_SCENES = 2; train.SAVE_EVERY = 5; "
+FEW = ("import train; train.TRAINING['tiny'].update(examples=100, batch_size=8); "
+       "train.HELD_OUT_SCENES = 2; train.SAVE_EVERY = 5; "
        "train.evaluate = lambda *words: ({'correct': 0.0}, ['a'] * 2, [False] * 2); train.main()")
 SCRIPTS = {  # each prints more than one line
     "sample": [sys.executable, ROOT / "sample.py", "--seed", "1"],
@@ -37,6 +38,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(train, "HELD_OUT_SCENES", 2)
     monkeypatch.setattr(train, "evaluate", lambda *words: ({"correct": 0.0}, ["a"] * 2, [False] * 2))
     monkeypatch.setitem(train.TRAINING["tiny"], "examples", 100)
+    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
 
 
 def environment(**changes):
@@ -79,7 +81,7 @@ def test_every_script_writes_into_a_notebooks_stream(tmp_path, quick):
         assert end.value.code == 0 and "--device" in stream.getvalue()
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_a_terminal_that_cannot_show_a_name_or_a_caption(encoding, tmp_path):
     """As in a container without a locale, where a file's name is bytes that its encoding does not know."""
     options = dict(cwd=tmp_path, capture_output=True, env=environment(

@@ -122,9 +122,10 @@ def quick(monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
     monkeypatch.setattr(train, "HELD_OUT_SCENES", 4)
     monkeypatch.setitem(train.TRAINING["tiny"], "examples", 200)
+    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
 
 
-@pytest.mark.parametrize("stop", [4, 5, 9, 12, 21])
+@pytest.mark.parametrize("stop", [4, pytest.param(5, marks=pytest.mark.slow), 9, 12, pytest.param(21, marks=pytest.mark.slow)])
 def test_a_run_stopped_anywhere_resumes_to_the_same_losses(pictures, tmp_path, quick, monkeypatch, capsys, stop):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     flags = ["--data", pictures, *SHORT]
@@ -159,6 +160,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_losses(pictures, tmp_path, q
     assert json.loads((broken / "result.json").read_text())["ar_exact_match"] is not None
 
 
+@pytest.mark.slow
 def test_killed_and_resumed(pictures, tmp_path):
     """SIGKILL, as a power cut would: last.pt is whole, and the losses go on as without it."""
     flags = ["--data", str(pictures), "--ar-steps", "30", "--diffusion-steps", "10", "--holdout", "0"]
@@ -336,7 +338,7 @@ def test_options_of_the_diffusion_phase_reach_it(tmp_path, quick, monkeypatch):
         found["".join(words)] = [row[1] for row in losses(out).values()]
         assert load(out / "mini_dimple.pt")[0].config.prefix_mask == ("--prefix-mask" in words)
     assert len({tuple(values[:2]) for values in found.values()}) == 1 and len({tuple(values[2:]) for values in found.values()}) == 5
-    assert set(rows) == {(64, "flat", False), (64, "elbo", False), (32, "flat", True)}
+    assert set(rows) == {(8, "flat", False), (8, "elbo", False), (4, "flat", True)}
 
 
 @pytest.mark.slow
