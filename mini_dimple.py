@@ -526,10 +526,10 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
     `look`: tokens (B, W) -> logits (B, W, vocab), made for this decoding. `rule`: Step -> positions
     to commit (B, W) bool, or the next window itself, ids (B, W'): it may take tokens back, write
     others, and grow or shrink the window at its end; it cannot insert before a given token, as
-    these are put back at their places. An example without a [MASK] is finished and stays as it is, EOS where the window grows. Ends when
-    all are, or in the pass that reaches `limit`, which commits all that is left. By default that is
-    twice W, or twice what the window has grown to in the first 2 W passes. Returns Decoded. Raises
-    ValueError for a look, window or setting that cannot be decoded with."""
+    these are put back at their places. An example without a [MASK] is finished and stays as it is,
+    EOS where the window grows. Ends when all are, or in the pass that reaches `limit`, which
+    commits all that is left: by default twice W, or twice what the window has grown to in the first
+    2 W passes. Returns Decoded. Raises ValueError for what cannot be decoded with."""
     check_decoding(look, window, config, temperature, limit)
     tokens, given, memory = window.clone(), window != config.mask_id, {}
     zeros = window.new_zeros(3, len(window))
