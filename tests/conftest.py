@@ -8,6 +8,15 @@ from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
 EOS, MASK, VOCAB = 18, 19, 20
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_here(tmp_path_factory):
+    """torch.compile's cache of kernels is this run's own: entries that another machine left in a
+    shared /tmp are taken, and crash."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
 def pytest_addoption(parser):
     parser.addoption("--rule", metavar="RULE", help="check this decoding rule and nothing else: a "
                      "file of yours, as in `python -m pytest tests/test_rules.py --rule mine.py:7`")
