@@ -10,8 +10,8 @@ EOS, MASK, VOCAB = 18, 19, 20
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_here(tmp_path_factory):
-    """torch.compile's cache of kernels is this run's own: entries that another machine left in a
-    shared /tmp are taken, and crash."""
+    """torch.compile's cache of kernels is this run's own: of a cache that a run held to another
+    instruction set (ATEN_CPU_CAPABILITY) has written, entries are taken, and crash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
