@@ -1,14 +1,18 @@
 """Byte-level BPE: train / encode / decode / save / load, in the standard library only.
 
-Token ids: 0..255 are the bytes, then one id per merge in the order learnt, then two special tokens: EOS (also the
-padding) and MASK. The special tokens are numbers, not spellings: `encode` never returns them, whatever the text says.
+Token ids: 0..255 are the bytes, then one id per merge in the order learnt, then two special tokens:
+EOS (also the padding) and MASK. The special tokens are numbers, not spellings: `encode` never
+returns them, whatever the text says.
 """
 import json
+import math
 import re
 from collections import Counter, defaultdict
 
-# A word keeps its leading space, so that " circle" is one token; every character falls into exactly one alternative.
+# A word keeps its leading space, so that " circle" is one token; every character falls into exactly
+# one alternative.
 CHUNK = re.compile(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+")
+MAX_BYTES = 10_000  # in a token: 40 merges that double each token would fill any memory
 FORMAT = "mini-dimple tokenizer 1"
 
 
@@ -26,14 +30,28 @@ def merge(ids, pair, new_id):
 
 
 class Tokenizer:
-    """`merges`: the pairs of ids joined, in the order learnt; merge number i makes token 256 + i."""
+    """`merges`: the pairs of ids joined, in the order learnt; merge i makes token 256 + i."""
 
     def __init__(self, merges):
-        self.merges = [tuple(pair) for pair in merges]
-        self.rank = {pair: 256 + i for i, pair in enumerate(self.merges)}
+        """Raises ValueError, with what was expected and what came, for merges that cannot be."""
+        self.rank = {}  # pair -> the token that it becomes
         self.bytes = [bytes([i]) for i in range(256)]
-        for a, b in self.merges:
+        for i, pair in enumerate(merges):
+            if not (isinstance(pair, (list, tuple)) and len(pair) == 2
+                    and all(type(part) is int and 0 <= part < 256 + i for part in pair)):
+                raise ValueError(f"merge {i}: expected two ids from 0 to {255 + i}, "
+                                 f"got {pair!r:.60}")
+            pair = a, b = tuple(pair)
+            if pair in self.rank:
+                raise ValueError(f"merge {i}: expected a pair not given before, got {pair}, "
+                                 f"which is merge {self.rank[pair] - 256}")
+            size = len(self.bytes[a]) + len(self.bytes[b])
+            if size > MAX_BYTES:
+                raise ValueError(f"merge {i}: expected a token of at most {MAX_BYTES:,} bytes, "
+                                 f"got {pair}, which makes one of {size:,}")
+            self.rank[pair] = 256 + i
             self.bytes.append(self.bytes[a] + self.bytes[b])
+        self.merges = list(self.rank)
         self.eos_id = len(self.bytes)  # end of the response, and the padding after it
         self.mask_id = self.eos_id + 1
         self.vocab_size = self.eos_id + 2
@@ -41,20 +59,27 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts, vocab_size=1024):
-        """Learn merges from an iterable of strings until the vocabulary is full or no pair occurs twice."""
+        """Learn merges from an iterable of strings until the vocabulary is full or no pair occurs
+        twice."""
         counts = Counter(chunk for text in texts for chunk in CHUNK.findall(text))
         chunks = [list(chunk.encode("utf-8", "surrogatepass")) for chunk in counts]
         times = list(counts.values())
-        pairs, where = Counter(), defaultdict(set)  # pair -> occurrences; pair -> the chunks that have it
+        # pair -> occurrences; pair -> the chunks that have it
+        pairs, where = Counter(), defaultdict(set)
         for i, ids in enumerate(chunks):
             for pair in zip(ids, ids[1:]):
                 pairs[pair] += times[i]
                 where[pair].add(i)
-        merges = []
+        merges, sizes = [], [1] * 256  # of each token, in bytes
         while len(merges) < vocab_size - 258 and pairs:
-            best = max(pairs, key=lambda pair: (pairs[pair], pair))  # the pair itself breaks ties: always the same merges
+            # the pair itself breaks ties: always the same merges
+            best = max(pairs, key=lambda pair: (pairs[pair], pair))
             if pairs[best] < 2:
                 break
+            size = sizes[best[0]] + sizes[best[1]]
+            if size > MAX_BYTES:
+                pairs[best] = -math.inf  # whatever is counted from here on: never again
+                continue
             for i in where[best].copy():
                 for pair in zip(chunks[i], chunks[i][1:]):
                     pairs[pair] -= times[i]
@@ -64,6 +89,7 @@ class Tokenizer:
                     where[pair].add(i)
             del pairs[best]
             merges.append(best)
+            sizes.append(size)
         return cls(merges)
 
     def encode(self, text):
@@ -104,12 +130,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path):
-        """Raises OSError for a file that cannot be read, ValueError for one that is no tokenizer."""
+        """Raises OSError for a file that cannot be read, ValueError for one that is no
+        tokenizer."""
         with open(path, encoding="utf-8") as f:
             try:
                 state = json.load(f)
                 if state["format"] != FORMAT:
                     raise ValueError(f"format {state['format']!r}")
                 return cls(state["merges"])
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise ValueError(f"{path}: not a tokenizer saved by Mini-Dimple ({error})") from None
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                message = f"{path}: not a tokenizer saved by Mini-Dimple ({error})"
+                raise ValueError(message) from None

@@ -1,6 +1,6 @@
-"""Your own pictures: a folder with image files and a metadata.jsonl of {"file_name", "text", "prompt": optional} lines,
-or a metadata.csv with these columns (the Hugging Face ImageFolder convention). Everything wrong with it is found before
-training starts, by file and line."""
+"""Your own pictures: a folder with image files and a metadata.jsonl of {"file_name", "text",
+"prompt": optional} lines, or a metadata.csv with these columns (the Hugging Face ImageFolder
+convention). Everything wrong with it is found before training starts, by file and line."""
 import csv
 import hashlib
 import io
@@ -16,9 +16,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from data import DESCRIBE, Split
 
-WANTED = ('wanted: a metadata.jsonl with a line like {"file_name": "a.png", "text": "a caption"} for each picture, or a '
-          "metadata.csv with the columns file_name,text")
-HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands, in bytes 8 to 12 of the file
+WANTED = ('wanted: a metadata.jsonl with a line like {"file_name": "a.png", "text": "a caption"} '
+          "for each picture, or a metadata.csv with the columns file_name,text")
+# brands, in bytes 8 to 12 of the file
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 class UnknownScale(ValueError):
@@ -26,8 +27,9 @@ class UnknownScale(ValueError):
 
 
 def to_8_bits(image):
-    """A picture with one wide channel (16 or 32 bits, or floating point) -> greys of 8 bits, scaled by the values it holds:
-    whole numbers by their bits, fractions from 0 to 1, 255 or 65535. Raises UnknownScale where they fit none of these."""
+    """A picture with one wide channel (16 or 32 bits, or floating point) -> greys of 8 bits, scaled
+    by the values it holds: whole numbers by their bits, fractions from 0 to 1, 255 or 65535. Raises
+    UnknownScale where they fit none of these."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     fits = 0 <= low and high <= 65535  # not a number: it does not
@@ -36,12 +38,14 @@ def to_8_bits(image):
     elif fits:
         full = 2 ** max(8, int(high).bit_length()) - 1
     if not fits or 0 < high < full / 32:  # nearly black if read so: it is something else
-        raise UnknownScale(f"its values, {low:g} to {high:g}, are no scale of greys known here (0 to 1, 255 or 65535): convert it to 8 bits")
+        raise UnknownScale(f"its values, {low:g} to {high:g}, are no scale of greys known here "
+                           "(0 to 1, 255 or 65535): convert it to 8 bits")
     return Image.fromarray((values * (255 / full)).round().astype(np.uint8))
 
 
 def load_image(path, size_px):
-    """An image file of any size and mode -> (3, size_px, size_px) uint8: upright, on white, centre-cropped, resized.
+    """An image file of any size and mode -> (3, size_px, size_px) uint8: upright, on white,
+    centre-cropped, resized.
 
     Raises ValueError naming the file if it is missing, broken or no image."""
     try:
@@ -52,15 +56,17 @@ def load_image(path, size_px):
                 if image.mode[0] in "IF":  # plain conversion would clip these, to white or black
                     image = to_8_bits(image)
                 if image.has_transparency_data:
-                    image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+                    white = Image.new("RGBA", image.size, "white")
+                    image = Image.alpha_composite(white, image.convert("RGBA"))
                 image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image file") from None
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             heic = file.read(12)[8:] in HEIC
-        raise ValueError(f"{path}: " + ("HEIC, which Pillow does not read: convert it to JPEG or PNG" if heic else
-                                        "not an image that Pillow can read")) from None
+        words = ("HEIC, which Pillow does not read: convert it to JPEG or PNG" if heic else
+                 "not an image that Pillow can read")
+        raise ValueError(f"{path}: {words}") from None
     except UnknownScale as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # Pillow's decoders fail in many ways
@@ -69,7 +75,8 @@ def load_image(path, size_px):
 
 
 def is_held_out(content, share):
-    """Whether a picture is held out, by the content (bytes) of its file: not by its name, of which one file may have several."""
+    """Whether a picture is held out, by the content (bytes) of its file: not by its name, of which
+    one file may have several."""
     digest = hashlib.sha256(content).digest()
     return int.from_bytes(digest[:8], "big") / 2 ** 64 < share
 
@@ -82,13 +89,17 @@ def find_metadata(folder):
     try:
         there = [path.suffix or "/" * path.is_dir() or path.name for path in folder.iterdir()]
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be read as a folder ({error.strerror}); {WANTED}") from None
-    there = ", ".join(f"{n} {'folders' if kind == '/' else kind}" for kind, n in Counter(there).most_common(5)) or "nothing"
-    raise ValueError(f"{folder}: no metadata.jsonl or metadata.csv in it, but {there}; {WANTED}")
+        message = f"{folder}: cannot be read as a folder ({error.strerror}); {WANTED}"
+        raise ValueError(message) from None
+    there = ", ".join(f"{n} {'folders' if kind == '/' else kind}"
+                      for kind, n in Counter(there).most_common(5))
+    raise ValueError(f"{folder}: no metadata.jsonl or metadata.csv in it, "
+                     f"but {there or 'nothing'}; {WANTED}")
 
 
 def parse_jsonl(content, metadata):
-    """metadata.jsonl (bytes) -> (line number, dict) of each line. Raises ValueError naming file and line."""
+    """metadata.jsonl (bytes) -> (line number, dict) of each line. Raises ValueError naming file and
+    line."""
     entries = []
     for number, raw in enumerate(content.splitlines(), 1):
         if not raw.strip():
@@ -100,13 +111,15 @@ def parse_jsonl(content, metadata):
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{metadata}:{number}: not JSON ({error})") from None
         if not isinstance(entry, dict):
-            raise ValueError(f'{metadata}:{number}: not an object like {{"file_name": "a.png", "text": "a caption"}}')
+            raise ValueError(f"{metadata}:{number}: not an object like "
+                             '{"file_name": "a.png", "text": "a caption"}')
         entries.append((number, entry))
     return entries
 
 
 def parse_csv(content, metadata):
-    """metadata.csv (bytes) -> (line number, dict) of each row. Raises ValueError naming file and line."""
+    """metadata.csv (bytes) -> (line number, dict) of each row. Raises ValueError naming file and
+    line."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -115,11 +128,15 @@ def parse_csv(content, metadata):
     reader, rows = csv.DictReader(io.StringIO(text, newline="")), []
     try:
         if not {"file_name", "text"} <= set(reader.fieldnames or ()):
-            raise ValueError(f"the columns are {', '.join(reader.fieldnames or ['none'])}; {WANTED}")
+            found = ", ".join(reader.fieldnames or ["none"])
+            raise ValueError(f"the columns are {found}; {WANTED}")
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(f"not as many cells as the {len(reader.fieldnames)} columns; a text with a comma needs quotes")
-            rows.append((reader.line_num, {key: cell for key, cell in row.items() if cell or key != "prompt"}))
+                raise ValueError(f"not as many cells as the {len(reader.fieldnames)} columns; "
+                                 "a text with a comma needs quotes")
+            if row.get("prompt") == "":
+                del row["prompt"]
+            rows.append((reader.line_num, row))
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{metadata}:{max(1, reader.line_num)}: {error}") from None
     return rows
@@ -135,14 +152,16 @@ def check(entry, folder):
             raise ValueError(f'"{key}" must be a string, not {json.dumps(entry[key])[:40]}')
         if not entry[key].strip():
             raise ValueError(f'"{key}" is empty')
-    path = Path(os.path.abspath(folder / entry["file_name"]))  # as written: a picture may be a link to elsewhere
+    # as written: a picture may be a link to elsewhere
+    path = Path(os.path.abspath(folder / entry["file_name"]))
     if "\0" in entry["file_name"] or not path.is_relative_to(os.path.abspath(folder)):
         raise ValueError(f'"file_name" {entry["file_name"]!r} leaves the folder')
     return folder / entry["file_name"], entry["text"], entry["prompt"]
 
 
 def read(folder, size_px, holdout):
-    """The folder's examples -> (train, held_out) `Split`s and, for each, "file:line" of every example.
+    """The folder's examples -> (train, held_out) `Split`s and, for each, "file:line" of every
+    example.
 
     Raises ValueError naming file and line."""
     folder = Path(folder)
@@ -165,7 +184,8 @@ def read(folder, size_px, holdout):
             raise ValueError(f"{where}: {error}") from None
         sides[side].append((image, prompt, text, where))
     if not sides[False]:
-        raise ValueError(f"{metadata}: all {len(sides[True])} examples are held out, none is left to train on; --holdout 0 holds none out")
+        raise ValueError(f"{metadata}: all {len(sides[True])} examples are held out, none is left "
+                         "to train on; --holdout 0 holds none out")
     return [split(side) for side in (sides[False], sides[True])]
 
 
@@ -181,8 +201,10 @@ def check_lengths(split, where, tokenizer, window, prompt_tokens=64):
     for text, prompt, place in zip(split.texts, split.prompts, where):
         length = len(tokenizer.encode(text))
         if length >= window:
-            raise ValueError(f"{place}: the caption is {length} tokens long; {window - 1} and the EOS fit the window: "
-                             f"shorten it (--preset small has the longest window)")
+            raise ValueError(f"{place}: the caption is {length} tokens long; {window - 1} and the "
+                             "EOS fit the window: shorten it (--preset small has the longest "
+                             "window)")
         length = len(tokenizer.encode(prompt))
         if length > prompt_tokens:
-            raise ValueError(f"{place}: the prompt is {length} tokens long; at most {prompt_tokens} fit: shorten it")
+            raise ValueError(f"{place}: the prompt is {length} tokens long; "
+                             f"at most {prompt_tokens} fit: shorten it")

@@ -1,7 +1,9 @@
-"""The toy set: pictures of coloured shapes on a grid, captions from a small grammar, and a grader that reads them back.
+"""The toy set: pictures of coloured shapes on a grid, captions from a small grammar, and a grader
+that reads them back.
 
-Everything is made in memory from a seed. A scene is a tuple of `Object`s in reading order; one tenth of all scenes is
-held out, by a hash of the scene taken before any picture is drawn, so that no held-out scene occurs in training.
+Everything is made in memory from a seed. A scene is a tuple of `Object`s in reading order; one
+tenth of all scenes is held out, by a hash of the scene taken before any picture is drawn, so that
+no held-out scene occurs in training.
 """
 import hashlib
 import random
@@ -18,13 +20,15 @@ from data import DESCRIBE, Split
 SHAPES = ("circle", "square", "triangle", "diamond", "cross")
 COLOURS = {"red": (220, 40, 40), "green": (40, 160, 60), "blue": (50, 80, 220),
            "yellow": (230, 200, 40), "purple": (150, 50, 180), "black": (40, 40, 40)}
-RADIUS_PX = {"small": (3.6, 4.2), "large": (6.0, 7.0)}  # ranges far apart: the size is never in doubt
+RADIUS_PX = {"small": (3.6, 4.2), "large": (6.0, 7.0)}  # far apart: the size is never in doubt
 CELL_PX = 16
-# All of one length in tokens. A mixed length leaves the place of every later word unknown until the opening is settled;
-# the diffusion phase then learns it with some seeds and fails with others (README, "What was measured").
+# All of one length in tokens. A mixed length leaves the place of every later word unknown until the
+# opening is settled; the diffusion phase then learns it with some seeds and fails with others
+# (README, "What was measured").
 OPENINGS = ("i can see ", "there is just ", "here we find ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
-NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
+           "eleven", "twelve")
 COUNT = "count the shapes"  # the second instruction
 COUNT_SHARE = 0.15  # of the training examples
 HELD_OUT_SHARE = 0.1
@@ -46,12 +50,15 @@ class Toy(NamedTuple):
     place: Callable[[int, int], str]  # (row, column) -> words
 
     def phrase(self, thing, preposition):
-        return f"a {thing.size} {thing.colour} {thing.shape} {preposition} {self.place(thing.row, thing.column)}"
+        place = self.place(thing.row, thing.column)
+        return f"a {thing.size} {thing.colour} {thing.shape} {preposition} {place}"
 
 
 TOYS = {  # one for each preset
-    "tiny": Toy(3, 1, 4, lambda row, column: f"the {('top', 'middle', 'bottom')[row]} {('left', 'center', 'right')[column]}"),
-    "small": Toy(6, 6, 12, lambda row, column: f"row {NUMBERS[row + 1]} column {NUMBERS[column + 1]}"),
+    "tiny": Toy(3, 1, 4, lambda row, column: "the {} {}".format(
+        ("top", "middle", "bottom")[row], ("left", "center", "right")[column])),
+    "small": Toy(6, 6, 12, lambda row, column: "row {} column {}".format(
+        NUMBERS[row + 1], NUMBERS[column + 1])),
 }
 
 
@@ -64,12 +71,13 @@ def is_held_out(scene):
 
 
 def draw_scene(toy, rng):
-    """A random scene. A count of n objects has weight n: few distinct scenes have one object, very many have four."""
+    """A random scene. A count of n objects has weight n: few distinct scenes have one object, very
+    many have four."""
     counts = range(toy.fewest, toy.most + 1)
     count = rng.choices(counts, weights=counts)[0]
     cells = sorted(rng.sample(range(toy.grid ** 2), count))
-    return tuple(Object(*divmod(cell, toy.grid), rng.choice(tuple(RADIUS_PX)), rng.choice(tuple(COLOURS)),
-                        rng.choice(SHAPES)) for cell in cells)
+    return tuple(Object(*divmod(cell, toy.grid), rng.choice(tuple(RADIUS_PX)),
+                        rng.choice(tuple(COLOURS)), rng.choice(SHAPES)) for cell in cells)
 
 
 # ---------------------------------------------------------------- pictures
@@ -84,7 +92,8 @@ OUTLINES = {  # corners on a circle of radius 1 around the middle; y points down
 
 
 def draw(scene, toy, rng, scale=4):
-    """A scene -> PIL image, (16 * grid) px square: each object jittered inside its cell in place, size and colour."""
+    """A scene -> PIL image, (16 * grid) px square: each object jittered inside its cell in place,
+    size and colour."""
     paper = rng.randint(225, 255)
     picture = Image.new("RGB", (toy.grid * CELL_PX, toy.grid * CELL_PX), (paper, paper, paper))
     for thing in scene:
@@ -92,12 +101,14 @@ def draw(scene, toy, rng, scale=4):
         slack = CELL_PX / 2 - radius - 0.5
         x, y = (CELL_PX / 2 + rng.uniform(-slack, slack) for _ in "xy")
         colour = tuple(max(0, min(255, c + rng.randint(-15, 15))) for c in COLOURS[thing.colour])
-        cell = Image.new("L", (CELL_PX * scale, CELL_PX * scale))  # drawn larger, then averaged down: smooth edges
+        # drawn larger, then averaged down: smooth edges
+        cell = Image.new("L", (CELL_PX * scale, CELL_PX * scale))
         if thing.shape == "circle":
             box = [scale * v for v in (x - radius, y - radius, x + radius, y + radius)]
             ImageDraw.Draw(cell).ellipse(box, fill=255)
         else:
-            corners = [(scale * (x + radius * u), scale * (y + radius * v)) for u, v in OUTLINES[thing.shape]]
+            outline = OUTLINES[thing.shape]
+            corners = [(scale * (x + radius * u), scale * (y + radius * v)) for u, v in outline]
             ImageDraw.Draw(cell).polygon(corners, fill=255)
         cell = cell.reduce(scale)
         corner = thing.column * CELL_PX, thing.row * CELL_PX
@@ -108,7 +119,8 @@ def draw(scene, toy, rng, scale=4):
 # ---------------------------------------------------------------- captions and their grader
 
 def caption(scene, toy, opening, preposition):
-    """The scene in words: one of len(OPENINGS) * len(PREPOSITIONS) right captions, objects in reading order."""
+    """The scene in words: one of len(OPENINGS) * len(PREPOSITIONS) right captions, objects in
+    reading order."""
     phrases = [toy.phrase(thing, preposition) for thing in scene]
     return opening + " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
 
@@ -118,8 +130,9 @@ def count_answer(scene):
 
 
 def parse(text, toy):
-    """A caption -> its objects as stated, in order; None if it is not well formed: opening, phrases, joints, one
-    preposition throughout, and a number of objects that the toy set can show."""
+    """A caption -> its objects as stated, in order; None if it is not well formed: opening,
+    phrases, joints, one preposition throughout, and a number of objects that the toy set can
+    show."""
     opening = next((o for o in OPENINGS if text.startswith(o)), None)
     if opening is None:
         return None
@@ -128,18 +141,21 @@ def parse(text, toy):
     if len(front) > 1:
         return None
     phrases = [*(front[0].split(", ") if front else []), last]
-    places = {toy.place(row, column): (row, column) for row in range(toy.grid) for column in range(toy.grid)}
+    places = {toy.place(row, column): (row, column)
+              for row in range(toy.grid) for column in range(toy.grid)}
     pattern = re.compile(rf"a ({'|'.join(RADIUS_PX)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) "
                          rf"({'|'.join(PREPOSITIONS)}) ({'|'.join(places)})")
     matches = [pattern.fullmatch(phrase) for phrase in phrases]
-    if None in matches or len({m[4] for m in matches}) > 1 or not toy.fewest <= len(matches) <= toy.most:
+    if None in matches or len({m[4] for m in matches}) > 1:
+        return None
+    if not toy.fewest <= len(matches) <= toy.most:
         return None
     return tuple(Object(*places[m[5]], m[1], m[2], m[3]) for m in matches)
 
 
 def grade(text, scene, toy):
-    """(well_formed, correct). Correct: well formed, every stated object is there as stated, none missing, none
-    doubled, in reading order."""
+    """(well_formed, correct). Correct: well formed, every stated object is there as stated, none
+    missing, none doubled, in reading order."""
     stated = parse(text, toy)
     return stated is not None, stated == tuple(scene)
 
@@ -147,10 +163,12 @@ def grade(text, scene, toy):
 # ---------------------------------------------------------------- sets
 
 def examples(toy, n, seed, held_out, instruction=None):
-    """n examples as a `Split`. `instruction` fixes the prompt; without it COUNT_SHARE of them count, the rest describe."""
-    rng = random.Random(f"{seed} {held_out}")
-    images, prompts, texts, scenes = np.empty((n, toy.grid * CELL_PX, toy.grid * CELL_PX, 3), np.uint8), [], [], []
-    bar = tqdm(total=n, desc="drawing scenes", leave=False, delay=1, disable=None)  # shown only if it takes long
+    """n examples as a `Split`. `instruction` fixes the prompt; without it COUNT_SHARE of them
+    count, the rest describe."""
+    rng, size_px = random.Random(f"{seed} {held_out}"), toy.grid * CELL_PX
+    images, prompts, texts, scenes = np.empty((n, size_px, size_px, 3), np.uint8), [], [], []
+    # shown only if it takes long
+    bar = tqdm(total=n, desc="drawing scenes", leave=False, delay=1, disable=None)
     while len(scenes) < n:
         scene = draw_scene(toy, rng)
         if is_held_out(scene) != held_out:
@@ -163,4 +181,5 @@ def examples(toy, n, seed, held_out, instruction=None):
         prompts.append(prompt)
         texts.append(words if prompt == DESCRIBE else count_answer(scene))
     bar.close()
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), prompts, texts, scenes)
+    images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return Split(images, prompts, texts, scenes)

@@ -1,13 +1,16 @@
 """Exercise 3: one transformer, two kinds of attention.
 
-Dimple trains the same weights twice: first as an autoregressive (AR) model, where a position sees itself and what precedes it, then as a
-diffusion model, where every position sees every other. All that changes in the network is a mask inside attention. Write it:
+Dimple trains the same weights twice: first as an autoregressive (AR) model, where a position sees
+itself and what precedes it, then as a diffusion model, where every position sees every other. All
+that changes in the network is a mask inside attention. Write it:
 
     softmax(q k^T / sqrt(hd) + mask) v
 
-Your function will then take the place of PyTorch's inside the trained models, and they have to caption as before.
+Your function will then take the place of PyTorch's inside the trained models, and they have to
+caption as before.
 
-Paper: autoregressive-then-diffusion training. Compare afterwards: the argument `causal` of `Block.forward` in mini_dimple.py.
+Paper: autoregressive-then-diffusion training.
+Compare afterwards: the argument `causal` of `Block.forward` in mini_dimple.py.
 Check: python -m pytest exercises/03_causal_and_full.py
 """
 import math
@@ -16,10 +19,12 @@ import torch
 
 
 def attention(q, k, v, causal):
-    """q, k, v (B, nh, T, hd) -> (B, nh, T, hd). `causal`: position i sees positions 0 to i only; else it sees all.
+    """q, k, v (B, nh, T, hd) -> (B, nh, T, hd). `causal`: position i sees positions 0 to i only;
+    else it sees all.
 
-    Leave q, k and v as they are. Without F.scaled_dot_product_attention. Hint: torch.ones(T, T).tril() or triu, and masked_fill, which wants
-    a bool mask and returns a copy."""
+    Leave q, k and v as they are. Without F.scaled_dot_product_attention.
+    Hint: torch.ones(T, T).tril() or triu, and masked_fill, which wants a bool mask and returns a
+    copy."""
     raise NotImplementedError
 
 

@@ -1,13 +1,16 @@
 """Exercise 10: complementary masks.
 
-In one pass of the diffusion loss only the masked tokens teach; at small t that is almost none. So let each example enter twice: once with its mask,
-once with the complement. Then every token of every response is predicted exactly once.
+In one pass of the diffusion loss only the masked tokens teach; at small t that is almost none. So
+let each example enter twice: once with its mask, once with the complement. Then every token of
+every response is predicted exactly once.
 
-What does the twin's loss weigh? The paper's objective divides by the level t, the PROBABILITY with which a token was masked (the argument t, not a counted share).
-The complement's is 1 - t; keep it at least EPS, as t can be 1.
+What does the twin's loss weigh? The paper's objective divides by the level t, the PROBABILITY with
+which a token was masked (the argument t, not a counted share). The complement's is 1 - t; keep it
+at least EPS, as t can be 1.
 
-Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it complementary). Compare afterwards: `diffusion_loss`
-in mini_dimple.py, with complementary=True. Whether it helps: python bench.py loss
+Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it
+complementary). Compare afterwards: `complementary_loss` in lab/variants.py.
+Whether it helps: python -m lab claims loss
 Check: python -m pytest exercises/10_complementary_masks.py
 """
 import torch
@@ -16,10 +19,12 @@ EPS = 1e-3
 
 
 def twins(images, prompt, response, masked, t, mask_id):
-    """images (B, 3, H, H), prompt (B, P), response (B, W) ids, masked (B, W) bool, t (B,) -> a batch twice as long, a tuple
-    images (2B, 3, H, H), prompt (2B, P), response (2B, W), noisy (2B, W), masked (2B, W), t (2B,).
+    """images (B, 3, H, H), prompt (B, P), response (B, W) ids, masked (B, W) bool, t (B,) -> a
+    batch twice as long, a tuple images (2B, 3, H, H), prompt (2B, P), response (2B, W), noisy
+    (2B, W), masked (2B, W), t (2B,).
 
-    Any order of the 2B rows will do, as long as a row's image, prompt, response, noisy response, mask and level belong together."""
+    Any order of the 2B rows will do, as long as a row's image, prompt, response, noisy response,
+    mask and level belong together."""
     raise NotImplementedError
 
 

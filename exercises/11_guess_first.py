@@ -1,13 +1,15 @@
 """Exercise 11: guess first, then measure.
 
-Eight questions about the trained model of this repository. Before you run anything, and before you read the README's "The decoding lab" and
-"The paper's claims", write down for each the range, in percent, in which you expect
-the answer: (low, high), at most 20 points wide. Then let the checker measure all eight (some 10 seconds). Where you were wrong it says
-what was measured, and which command goes deeper; think about why, correct the range, and go on.
+Eight questions about the trained model of this repository. Before you run anything, and before you
+read docs/guide.md and docs/results.md, write down for each the range, in percent, in which you
+expect the answer: (low, high), at most 20 points wide. Then let the checker measure all eight (some
+10 seconds). Where you were wrong it says what was measured, and which command goes deeper; think
+about why, correct the range, and go on.
 
-All are shares of 60 held-out pictures whose caption is fully right, with confident:0.9 and prefilling unless a question says otherwise.
+All are shares of 60 held-out pictures whose caption is fully right, with confident:0.9 and
+prefilling unless a question says otherwise.
 
-Paper: its claims. Compare afterwards: "The paper's claims" and "The decoding lab" in README.md.
+Paper: its claims. Compare afterwards: docs/guide.md and docs/results.md.
 Check: python -m pytest exercises/11_guess_first.py
 """
 GUESS = {
@@ -15,17 +17,19 @@ GUESS = {
     "confident:0.9": None,
     # every position whose proposal has a probability above one half
     "confident:0.5": None,
-    # the ten most confident positions in each iteration: 5 iterations, as many as confident:0.9 needs
+    # the ten most confident positions in each iteration: 5 iterations, as confident:0.9 needs
     "maskgit:10": None,
     # ten positions at random in each iteration
     "random_order:10": None,
     # prefilling with a prefix that never saw the window
     "naive prefix": None,
-    # the colour of the first object is given, and wrong: how many captions keep it and are right in all else?
+    # the colour of the first object is given, and wrong: how many captions keep it and are right in
+    # all else?
     "a wrong colour": None,
-    # the weights after the AR phase, which caption 99% right from left to right, decoded by confident:0.9 in full attention
+    # the weights after the AR phase, which caption 99% right from left to right, decoded by
+    # confident:0.9 in full attention
     "AR weights, diffusion decoding": None,
-    # the weights after the diffusion phase, decoded greedily from left to right under the causal mask
+    # the weights after the diffusion phase, decoded greedily from left to right, causal mask
     "diffusion weights, AR decoding": None,
 }
 

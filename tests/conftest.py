@@ -3,6 +3,7 @@ import random
 import pytest
 import torch
 
+from lab.trace import Trace
 from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
 
 EOS, MASK, VOCAB = 18, 19, 20
@@ -86,12 +87,20 @@ def random_step(seed, B=4, W=9):
     state = torch.randint(0, 4, (B, W), generator=g)  # 0 given, 1 committed, else masked
     state[:, 0] = 3
     tokens = torch.where(state > 1, MASK, torch.randint(0, EOS, (B, W), generator=g))
-    return Step(0, 2 * W, tokens, state == 0, small_config(), lambda tokens: logits, {}, 0.0, None)
+    return Step(0, 2 * W, tokens, state == 0, MASK, EOS, lambda tokens: logits, {}, 0.0, None)
+
+
+def traced(look, window, config, *rest, **options):
+    """`decode`, and what it did as `.trace`, a Trace."""
+    trace = Trace()
+    out = decode(look, window, config, *rest, watch=trace, **options)
+    out.trace = trace
+    return out
 
 
 def decoded(model, images, prompt, window, rule=confident(0.9), look=prefilled, **options):
-    """`decode`, with a look of its own."""
-    return decode(look(model, images, prompt), window, model.config, rule, **options)
+    """`traced`, with a look of its own."""
+    return traced(look(model, images, prompt), window, model.config, rule, **options)
 
 
 @pytest.fixture(params=range(3))

@@ -1,15 +1,18 @@
-"""Drawing: sizes, frames and durations of an animation, colours that mean what they say, files that are whole or absent."""
+"""Drawing: sizes, frames and durations of an animation, colours that mean what they say, files that
+are whole or absent."""
 import random
 
 import pytest
 from PIL import Image, ImageChops
 
-from data import drawing
-from data.drawing import EOS, Cell, Panel, Series, chart, samples_sheet, save_decoding
+from lab import drawing
+from lab.drawing import EOS, Cell, Panel, Series, chart, samples_sheet, save_decoding
 
 PICTURE = Image.new("RGB", (48, 48), (40, 160, 60))
-WORDS = "i can see a small green triangle at the top right , and a large red square at the bottom left".split()
-AWKWARD = ["", "\n", "a\x00b", "\ud800", "\u202eabc", "e\u0301", "猫が", "\U0001f600", "W" * 5000, "<mask>", "\u200d", " "]
+WORDS = ("i can see a small green triangle at the top right , and "
+         "a large red square at the bottom left").split()
+AWKWARD = ["", "\n", "a\x00b", "\ud800", "\u202eabc", "e\u0301", "猫が", "\U0001f600", "W" * 5000,
+           "<mask>", "\u200d", " "]
 
 
 def panel(words, iterations, given=()):
@@ -17,7 +20,8 @@ def panel(words, iterations, given=()):
     W, lines = len(words), []
     for i in range(iterations + 1):
         was, now = (W * j // iterations if iterations else 0 for j in (max(i - 1, 0), i))
-        lines.append([Cell(word, "given", 1, False) if k in given else Cell(word, "committed", k / W, was <= k) if k < now else
+        lines.append([Cell(word, "given", 1, False) if k in given else
+                      Cell(word, "committed", k / W, was <= k) if k < now else
                       Cell("", "masked", 0, False) for k, word in enumerate(words)])
     return Panel(f"{iterations} iterations", lines)
 
@@ -35,10 +39,11 @@ def colours(image):
 
 
 @pytest.mark.parametrize("runs, durations_ms", [
-    ((0,), [4000]), ((1,), [1000, 4000]), ((7,), [1000] + [700] * 6 + [4000]), ((15,), [1000] + [700] * 14 + [4000]),
-    ((3, 20), [1000] + [350] * 19 + [4000])])
+    ((0,), [4000]), ((1,), [1000, 4000]), ((7,), [1000] + [700] * 6 + [4000]),
+    ((15,), [1000] + [700] * 14 + [4000]), ((3, 20), [1000] + [350] * 19 + [4000])])
 def test_a_gif_has_a_frame_for_each_iteration(tmp_path, runs, durations_ms):
-    save_decoding(tmp_path / "x.gif", PICTURE, [panel(WORDS, n, range(len(WORDS)) if n == 0 else ()) for n in runs])
+    panels = [panel(WORDS, n, range(len(WORDS)) if n == 0 else ()) for n in runs]
+    save_decoding(tmp_path / "x.gif", PICTURE, panels)
     with Image.open(tmp_path / "x.gif") as image:
         assert image.format == "GIF" and image.width == 830
         if len(durations_ms) > 1:
@@ -58,7 +63,8 @@ def test_a_gif_is_small(tmp_path):
 def test_a_finished_panel_stays_still_and_nothing_moves(tmp_path):
     save_decoding(tmp_path / "x.gif", PICTURE, [panel(WORDS, 2), panel(WORDS, 6)])
     shots = [image for image, _ in frames(tmp_path / "x.gif")]
-    half = (230, 0, 830, drawing.MARGIN_PX + drawing.HEAD_PX + 2 * (drawing.CELL_PX + drawing.GAP_PX))  # the first panel
+    first_row = drawing.MARGIN_PX + drawing.HEAD_PX  # of the first panel
+    half = 230, 0, 830, first_row + 2 * (drawing.CELL_PX + drawing.GAP_PX)
     assert drawing.NEW in colours(shots[2].crop(half)), "just committed"
     assert drawing.NEW not in colours(shots[3].crop(half)), "no longer"
     for shot in shots[4:]:
@@ -66,23 +72,26 @@ def test_a_finished_panel_stays_still_and_nothing_moves(tmp_path):
     boxes = drawing.wrap(panel(WORDS, 1).lines[-1], 590)
     for shot in shots:  # the space between two cells is white from the first frame to the last
         for left, top, right, bottom in boxes:
-            x, y = 2 * drawing.MARGIN_PX + drawing.PICTURE_PX + 4 + right + 1, drawing.MARGIN_PX + drawing.HEAD_PX + top + 10
+            x, y = 2 * drawing.MARGIN_PX + drawing.PICTURE_PX + 4 + right + 1, first_row + top + 10
             assert shot.getpixel((x, y)) == (255, 255, 255)
 
 
 def test_states_and_confidence_have_their_colours(tmp_path):
-    """Sampled from the file, three pixels into each cell: a palette of 255 colours keeps them exactly."""
+    """Sampled from the file, three pixels into each cell: a palette of 255 colours keeps them
+    exactly."""
     line = [Cell("", "masked", 0, False), Cell("a", "given", 1, False)]
     line += [Cell("a", "committed", i / 10, False) for i in range(11)]
     save_decoding(tmp_path / "x.gif", PICTURE, [Panel("", [line])])
     save_decoding(tmp_path / "x.png", PICTURE, [Panel("", [line])])
     for suffix, left, top in (("gif", 224, 42), ("png", 40, 248)):
         with Image.open(tmp_path / f"x.{suffix}") as image:
-            seen = [image.convert("RGB").getpixel((left + box[0] + 3, top + box[1] + 3)) for box in drawing.wrap(line, 590)]
+            seen = [image.convert("RGB").getpixel((left + box[0] + 3, top + box[1] + 3))
+                    for box in drawing.wrap(line, 590)]
         assert seen[:2] == [drawing.MASKED, drawing.GIVEN]
         darkness = [-sum(colour) for colour in seen[2:]]
         assert darkness == sorted(darkness) and len(set(darkness)) == 11, "the surer, the stronger"
-    assert drawing.shade(-1) == drawing.shade(0) == drawing.PALE and drawing.shade(2) == drawing.STRONG
+    assert drawing.shade(-1) == drawing.shade(0) == drawing.PALE
+    assert drawing.shade(2) == drawing.STRONG
 
 
 @pytest.mark.parametrize("lengths", [(4, 20, 7), (7, 7, 1), (1, 2, 30)])
@@ -105,10 +114,12 @@ def test_the_legend_names_given_tokens_only_where_there_are_some():
 @pytest.mark.parametrize("suffix", ["gif", "png", "GIF", "PNG"])
 def test_awkward_text_and_long_windows(tmp_path, suffix):
     rng = random.Random(0)
-    words = AWKWARD + ["".join(chr(rng.randrange(0x110000)) for _ in range(6)) for _ in range(60)] + [EOS] * 72
+    noise = ["".join(chr(rng.randrange(0x110000)) for _ in range(6)) for _ in range(60)]
+    words = AWKWARD + noise + [EOS] * 72
     assert len(words) == 144
     path = tmp_path / f"x.{suffix}"
-    save_decoding(str(path), PICTURE.convert("L"), [panel(words, 3)._replace(title="\ud800\n" * 200)])
+    long_title = panel(words, 3)._replace(title="\ud800\n" * 200)
+    save_decoding(str(path), PICTURE.convert("L"), [long_title])
     with Image.open(path) as image:
         assert image.width == 830
     assert all(box[2] <= 590 for box in drawing.wrap(panel(words, 1).lines[-1], 590))
@@ -153,7 +164,8 @@ def test_samples_sheet(n, width):
     texts, right = [" ".join(WORDS)] * n, [True] * (n - 1) + [False]
     sheet = samples_sheet([PICTURE] * n, texts, right)
     assert sheet.size == (width, 2 * 320)
-    assert ((255, 0, 0) in colours(sheet)) == (n <= 8), "the last caption is wrong, but only eight are shown"
+    red = (255, 0, 0) in colours(sheet)
+    assert red == (n <= 8), "the last caption is wrong, but only eight are shown"
     samples_sheet([PICTURE.convert("L")] * len(AWKWARD), AWKWARD, [True] * len(AWKWARD), shown=20)
 
 
@@ -163,18 +175,21 @@ def test_samples_sheet(n, width):
     [Series("one", [(0, 0, None, None, "here")], True, True), Series("", [], False, False)],
     [Series("same", [(3, 5, 5, 5, "a"), (3, 5, 4, 6, "b")], True, False)],
     [Series("tiny", [(1e-9, 99.3, 99.2, 99.4, "")], False, False)],
-    [Series(f"{i} " * 20, [(x * 1e6, x * i, x * i - 1, x * i, f"{x}\n") for x in range(-3, 4)], i % 2, i == 2) for i in range(9)],
+    [Series(f"{i} " * 20, [(x * 1e6, x * i, x * i - 1, x * i, f"{x}\n") for x in range(-3, 4)],
+            i % 2, i == 2) for i in range(9)],
     [Series(text, [(0, 1, None, None, text)], False, False) for text in AWKWARD[:9]]])
 def test_charts_of_nothing_and_of_much(tmp_path, series):
     chart(tmp_path / "x.png", series, "x", "y", "title")
     with Image.open(tmp_path / "x.png") as image:
         assert image.format == "PNG" and image.width == 830
         for i, one in enumerate(series[:6]):
-            assert not one.points or drawing.COLOURS[i] in colours(image.convert("RGB")), "every series is seen"
+            seen = colours(image.convert("RGB"))
+            assert not one.points or drawing.COLOURS[i] in seen, "every series is seen"
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
-@pytest.mark.parametrize("values", [[], [0], [-7], [0, 1], [99.3, 99.95], [-3e6, 8e6], [1e-7, 2e-7], [0.1, 0.7]])
+@pytest.mark.parametrize("values", [[], [0], [-7], [0, 1], [99.3, 99.95], [-3e6, 8e6], [1e-7, 2e-7],
+                                    [0.1, 0.7]])
 def test_ticks_are_round_and_enclose_the_values(values):
     marks = drawing.ticks(values)
     assert 2 <= len(marks) <= 11

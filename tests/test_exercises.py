@@ -1,4 +1,5 @@
-"""The checkers in exercises/: the stub fails, well-known mistakes fail with the lesson they need, any right answer passes."""
+"""The checkers in exercises/: the stub fails, well-known mistakes fail with the lesson they need,
+any right answer passes."""
 import re
 import subprocess
 import sys
@@ -8,16 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-import bench
 import mini_dimple
 from exercises import checks
+from lab.__main__ import main
 
 EXERCISES = Path(__file__).parent.parent / "exercises"
 NAMES = sorted(path.stem for path in EXERCISES.glob("[0-9]*.py"))
 
 
 def failure(source):
-    """Run an exercise's source and the checker that it imports -> the message with which it fails, "" if it passes."""
+    """Run an exercise's source and the checker that it imports -> the message with which it fails,
+    "" if it passes."""
     checks.scenes.cache_clear()  # a mistake may have written into them
     module = types.ModuleType("exercise")
     module.__file__ = "exercise.py"
@@ -42,25 +44,33 @@ def test_each_exercise_has_a_task_a_checker_and_an_answer():
     assert [int(name[:2]) for name in NAMES] == list(range(1, len(NAMES) + 1))
     for name in NAMES:
         task = (EXERCISES / f"{name}.py").read_text()
-        assert task.splitlines()[0].startswith(f'"""Exercise {int(name[:2])}: ') and re.search("\nPaper: |\nNot part of Dimple: ", task)
+        assert task.startswith(f'"""Exercise {int(name[:2])}: ')
+        assert re.search("\nPaper: |\nNot part of Dimple: ", task)
         assert f"pytest exercises/{name}.py" in task and "Compare afterwards: " in task
         last = f"from exercises.checks.{name[3:]} import *"
-        assert task.splitlines()[-1].startswith(last) and answer(name).splitlines()[-1].startswith(last)
+        for source in (task, answer(name)):
+            assert source.splitlines()[-1].startswith(last)
     assert {path.stem for path in (EXERCISES / "answers").glob("*.py")} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_stub_fails(name):
-    assert re.search("is not written yet|no guess yet", failure((EXERCISES / f"{name}.py").read_text()))
+    message = failure((EXERCISES / f"{name}.py").read_text())
+    assert re.search("is not written yet|no guess yet", message)
 
 
 MISTAKES = [  # exercise, what is changed in the answer, and into what; the lesson
-    ("01", "torch.rand(response.shape)", "torch.rand_like(response)", "Line \\d+: .*(NotImplemented|Runtime)Error"),
+    ("01", "torch.rand(response.shape)", "torch.rand_like(response)",
+     "Line \\d+: .*(NotImplemented|Runtime)Error"),
     ("01", "t[:, None]", "t", "do not line up.*t\\[:, None\\]"),
     ("01", "t[:, None]", "t[:1, None]", "each example has its own t"),
-    ("01", "torch.rand(response.shape)", "torch.rand(len(response), 1).expand(response.shape)", "Each token draws its own random number"),
-    ("01", "torch.rand(response.shape)", "torch.rand(response.shape[1]).expand(response.shape)", "All examples have the same mask"),
-    ("01", "torch.rand(response.shape) < t[:, None]", "torch.rand(response.shape).argsort(1).argsort(1) < (t[:, None] * response.shape[1])", "their number varies"),
+    ("01", "torch.rand(response.shape)", "torch.rand(len(response), 1).expand(response.shape)",
+     "Each token draws its own random number"),
+    ("01", "torch.rand(response.shape)", "torch.rand(response.shape[1]).expand(response.shape)",
+     "All examples have the same mask"),
+    ("01", "torch.rand(response.shape) < t[:, None]",
+     "torch.rand(response.shape).argsort(1).argsort(1) < (t[:, None] * response.shape[1])",
+     "their number varies"),
     ("01", "response.masked_fill(", "response.masked_fill_(", "changed the response"),
     ("01", "< t[:, None]", "> t[:, None]", "That is 1 - t"),
     ("01", "< t[:, None]", "< t[:, None] * (response != 397)", "The padding is part of the"),
@@ -68,19 +78,27 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
     ("01", "EPS + (1 - EPS) *", "0 *", "All levels are the same"),
     ("01", "torch.rand(B)", "torch.rand(B) ** 2", "not uniform"),
     ("02", "hidden[:, -W - 1:-1]", "hidden[:, -W:]", "The shift is missing"),
-    ("02", "model.head(hidden[:, -W - 1:-1])", "model.head(hidden[:, -W:]).roll(-1, 1)", "The shift goes the wrong way"),
-    ("02", "model.prefix(images, prompt)", "model.prefix(images, torch.full_like(prompt, model.config.mask_id))", "You masked the prompt"),
+    ("02", "model.head(hidden[:, -W - 1:-1])", "model.head(hidden[:, -W:]).roll(-1, 1)",
+     "The shift goes the wrong way"),
+    ("02", "model.prefix(images, prompt)",
+     "model.prefix(images, torch.full_like(prompt, model.config.mask_id))",
+     "You masked the prompt"),
     ("02", "(nll * masked)", "nll", "You averaged over all tokens"),
-    ("02", "((nll * masked).sum(1) / t).mean() / W", "nll[masked].mean()", "mean over all masked tokens of the batch"),
-    ("02", "((nll * masked).sum(1) / t).mean() / W", "((nll * masked).sum(1) / masked.sum(1)).mean()", "mean over each example's masked tokens"),
-    ("02", "((nll * masked).sum(1) / t).mean() / W", "((nll * masked).sum(1)).mean() / W", "The weight 1/t is missing"),
+    ("02", "((nll * masked).sum(1) / t).mean() / W", "nll[masked].mean()",
+     "mean over all masked tokens of the batch"),
+    ("02", "((nll * masked).sum(1) / t).mean() / W",
+     "((nll * masked).sum(1) / masked.sum(1)).mean()", "mean over each example's masked tokens"),
+    ("02", "((nll * masked).sum(1) / t).mean() / W", "((nll * masked).sum(1)).mean() / W",
+     "The weight 1/t is missing"),
     ("02", ".mean() / W", ".mean()", "Divide by the window length"),
     ("02", "causal=False", "causal=True", "under the causal mask"),
     ("02", "model.embedding(noisy)", "model.embedding(response)", "without its masks"),
     ("02", ".mean() / W", ".mean().detach() / W", "No gradient flows"),
     ("02", "model.head(hidden", "model.head(hidden.detach()", "does not reach the whole model"),
-    ("02", "hidden[:, -W - 1:-1]", "hidden[:, -W:].roll(1, 1)", "Yours is read from the end of the window"),
-    ("02", "(nll * masked).sum(1) / t", "(nll * masked).sum(1, keepdim=True) / t", "t was broadcast"),
+    ("02", "hidden[:, -W - 1:-1]", "hidden[:, -W:].roll(1, 1)",
+     "Yours is read from the end of the window"),
+    ("02", "(nll * masked).sum(1) / t", "(nll * masked).sum(1, keepdim=True) / t",
+     "t was broadcast"),
     ("02", "(nll * masked).sum(1) / t", "(nll * masked).sum(1) / t.mean()", "its own t"),
     ("02", "response.masked_fill(", "response.masked_fill_(", "writes into its arguments"),
     ("02", "hidden, _ = ", "hidden = ", "Line \\d+: .*TypeError"),
@@ -92,70 +110,112 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
     ("03", "if causal:", "if not causal:", "are swapped"),
     ("03", " / math.sqrt(q.shape[-1])", " / q.shape[-1]", "divided by hd"),
     ("03", "scores = q @", "scores = q.div_(2) @", "writes into q"),
-    ("03", "    T = q.shape[2]", "    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)", "write it yourself"),
+    ("03", "    T = q.shape[2]",
+     "    return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)",
+     "write it yourself"),
     ("03", "if causal:", "if True:", "With causal=False some positions do not see each other"),
-    ("03", "scores = scores.masked_fill(future, -torch.inf)", "return scores.softmax(-1).masked_fill(future, 0) @ v", "mask after the softmax"),
-    ("03", "scores.masked_fill(future, -torch.inf)", "scores.masked_fill(future, 0)", "A score of 0 is no mask"),
+    ("03", "scores = scores.masked_fill(future, -torch.inf)",
+     "return scores.softmax(-1).masked_fill(future, 0) @ v", "mask after the softmax"),
+    ("03", "scores.masked_fill(future, -torch.inf)", "scores.masked_fill(future, 0)",
+     "A score of 0 is no mask"),
     ("03", " / math.sqrt(q.shape[-1])", "", "not divided by sqrt"),
     ("03", "scores.softmax(-1) @ v", "scores.softmax(-2) @ v", "softmax runs over the queries"),
     ("04", "commit.any(1, keepdim=True)", "commit.any()", "must look at ONE row"),
-    ("04", "best = torch.zeros_like(commit).scatter(1, confidence.argmax(1, keepdim=True), True) & masked\n        commit = torch.where(commit.any(1, keepdim=True), commit, best)",
+    ("04", "best = torch.zeros_like(commit).scatter(1, top, True) & masked\n"
+     "        commit = torch.where(commit.any(1, keepdim=True), commit, best)",
      "if not commit.any():\n            commit.view(-1)[confidence.argmax()] = True", "row by row"),
-    ("04", "confidence.argmax(1, keepdim=True)", "confidence.amax(1).argmax().expand(len(commit), 1).clamp(max=commit.shape[1] - 1)", "does not end"),
-    ("04", "probs = logits.softmax(-1)", "probs = (logits / (temperature or 1)).softmax(-1)", "BEFORE temperature"),
-    ("04", "logits[..., mask_id] = -torch.inf\n        probs = logits.softmax(-1)", "probs = logits.softmax(-1)\n        logits[..., mask_id] = -torch.inf", "does not end.*is \\[MASK\\] itself"),
+    ("04", "confidence.argmax(1, keepdim=True)",
+     "confidence.amax(1).argmax().expand(len(commit), 1).clamp(max=commit.shape[1] - 1)",
+     "does not end"),
+    ("04", "probs = logits.softmax(-1)", "probs = (logits / (temperature or 1)).softmax(-1)",
+     "BEFORE temperature"),
+    ("04", "logits[..., mask_id] = -torch.inf\n        probs = logits.softmax(-1)",
+     "probs = logits.softmax(-1)\n        logits[..., mask_id] = -torch.inf",
+     "does not end.*is \\[MASK\\] itself"),
     ("04", "logits[..., mask_id] = -torch.inf", "pass", "does not end"),
-    ("04", "commit = torch.where(commit.any(1, keepdim=True), commit, best)", "pass", "does not end"),
+    ("04", "commit = torch.where(commit.any(1, keepdim=True), commit, best)", "pass",
+     "does not end"),
     ("04", ".masked_fill(~masked, -1)", "", "does not end.*committed positions"),
-    ("04", "commit, proposal, tokens)", "commit, proposal, tokens).masked_fill(~commit & masked & (iterations[:, None] > 2), 5)", "committed together"),
+    ("04", "commit, proposal, tokens)",
+     "commit, proposal, tokens).masked_fill(~commit & masked & (iterations[:, None] > 2), 5)",
+     "committed together"),
     ("04", "iterations += masked.any(1)", "iterations += 1", "for an example that is finished"),
-    ("04", "tokens = torch.where(commit, proposal, tokens)", "window[commit] = proposal[commit]; tokens = window", "changed the window"),
+    ("04", "tokens = torch.where(commit, proposal, tokens)",
+     "window[commit] = proposal[commit]; tokens = window", "changed the window"),
     ("04", "> threshold", "> threshold / 2", "committed together"),
     ("04", "(logits / temperature)", "logits", "0.00001.*must be drawn from softmax"),
-    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)", "step.confidence > 0.5", "Too few are right"),
-    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)", "sure", "Look at a trace"),
+    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)", "step.confidence > 0.5",
+     "Too few are right"),
+    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)", "sure",
+     "Look at a trace"),
     ("05", "masked_fill(~step.masked | sure, -1)", "clone()", "Look at a trace"),
-    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)", "sure | (open_choices == open_choices.max())", "each row is an example of its own"),
-    ("05", "    sure = ", "    while step.masked.any():\n        step.tokens = step.commit(step.confidence > 0.9)\n        step.masked = step.tokens == step.mask_id\n"
-     "        step.score(step.look(step.tokens))\n    return step.tokens\n    sure = ", "Look at a trace"),
+    ("05", "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)",
+     "sure | (open_choices == open_choices.max())", "each row is an example of its own"),
+    ("05", "    sure = ",
+     "    while step.masked.any():\n        step.tokens = step.commit(step.confidence > 0.9)\n"
+     "        step.masked = step.tokens == step.mask_id\n"
+     "        step.score(step.look(step.tokens))\n    return step.tokens\n    sure = ",
+     "Look at a trace"),
     ("05", "0.9", "missing", "NameError"),
     ("06", "prefix.shape[1] - 1", "prefix.shape[1]", "keeps the last prompt token"),
-    ("06", "[(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]", "cache", "keeps the window, too"),
+    ("06", "[(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]", "cache",
+     "keeps the window, too"),
     ("06", "    return cache", "    return [(v, v) for _, v in cache]", "naive past is not what"),
     ("06", "    return cache", "    return [(k[0], v[0]) for k, v in cache]", "four dimensions"),
     ("06", "hidden[:, -W - 1:-1]", "hidden[:, -W:]", "The shift is missing"),
     ("06", "hidden[:, :-1]", "hidden[:, 1:]", "Nothing was committed"),
     ("06", "causal=False, past=past", "causal=False", "Nothing was committed"),
-    ("06", "model.transformer(prefix[:, :-1], causal=False)\n", "model.transformer(prefix[:, :-1], causal=True)\n", "under the causal mask"),
-    ("06", "model.transformer(prefix[:, :-1], causal=False)\n    return cache", "model.transformer(prefix, causal=False)\n    return [(k[:, :, :-1], v[:, :, :-1]) for k, v in cache]",
+    ("06", "model.transformer(prefix[:, :-1], causal=False)\n",
+     "model.transformer(prefix[:, :-1], causal=True)\n", "under the causal mask"),
+    ("06", "model.transformer(prefix[:, :-1], causal=False)\n    return cache",
+     "model.transformer(prefix, causal=False)\n"
+     "    return [(k[:, :, :-1], v[:, :, :-1]) for k, v in cache]",
      "has seen the last prompt token"),
     ("07", '"( *_|', '"(_|', "a space became a token"),
     ("07", 'r"( *_|<end>)", template', 'r"(<end>)", template', "the letter"),
     ("07", 'r"( *_|<end>)", template', 'r"( *_)", template', "became letters"),
     ("07", "[], tokenizer.mask_id", "[], tokenizer.eos_id", "it must be free"),
-    ("07", "rest = tokenizer.eos_id", "ids += [tokenizer.eos_id]", "after `<end>` every token is EOS"),
-    ("07", "window.expand(len(images), -1)", "torch.full_like(window, tokenizer.mask_id).expand(len(images), -1)", "belongs into the window"),
-    ("08", "torch.where(step.masked, block, W).amin(1, keepdim=True)", "torch.where(step.masked, block, W).amin()", "depend on the others"),
-    ("08", "torch.where(step.masked, block, W).amin(1, keepdim=True)", "torch.tensor(step.iteration)", "commits nothing of it"),
+    ("07", "rest = tokenizer.eos_id", "ids += [tokenizer.eos_id]",
+     "after `<end>` every token is EOS"),
+    ("07", "window.expand(len(images), -1)",
+     "torch.full_like(window, tokenizer.mask_id).expand(len(images), -1)",
+     "belongs into the window"),
+    ("08", "torch.where(step.masked, block, W).amin(1, keepdim=True)",
+     "torch.where(step.masked, block, W).amin()", "depend on the others"),
+    ("08", "torch.where(step.masked, block, W).amin(1, keepdim=True)",
+     "torch.tensor(step.iteration)", "commits nothing of it"),
     ("08", ".scatter(1, confidence.argmax(1, keepdim=True), True)", "", "commits nothing of it"),
-    ("08", "(confidence > 0.9).scatter(1,", "((confidence > 0.9) & False).scatter(1,", "is left out"),
-    ("08", "torch.where(step.masked, block, W)", "torch.where(step.masked | step.given, block, W)", "given or committed"),
+    ("08", "(confidence > 0.9).scatter(1,", "((confidence > 0.9) & False).scatter(1,",
+     "is left out"),
+    ("08", "torch.where(step.masked, block, W)", "torch.where(step.masked | step.given, block, W)",
+     "given or committed"),
     ("09", "ends[0] + 1", "ends[0]", "cut behind it"),
     ("09", "ends[0] + 1", "ends[-1] + 1", "cut behind the FIRST"),
     ("09", "(tokens[0] == eos_id)", "(proposal[0] == eos_id)", "proposed, not committed"),
     ("09", "if len(ends):", "if False:", "cut behind the FIRST"),
-    ("09", "if len(ends):", "if len(ends) and tokens.shape == window.shape:", "an earlier one may come later"),
+    ("09", "if len(ends):", "if len(ends) and tokens.shape == window.shape:",
+     "an earlier one may come later"),
     ("09", "    return out", "    return tokens", "pad them with EOS"),
-    ("10", "torch.cat([x, x]) for x", "x.repeat_interleave(2, 0) for x", "not complements.*side by side"),
-    ("10", "return images, prompt, response, response", "return images, prompt, response.roll(1, 0), response", "in one order everywhere"),
-    ("10", "(torch.cat([x, x]) for x in (images, prompt, response))", "images.repeat_interleave(2, 0), prompt.repeat(2, 1), response.repeat(2, 1)", "different examples"),
+    ("10", "torch.cat([x, x]) for x", "x.repeat_interleave(2, 0) for x",
+     "not complements.*side by side"),
+    ("10", "return images, prompt, response, response",
+     "return images, prompt, response.roll(1, 0), response", "in one order everywhere"),
+    ("10", "(torch.cat([x, x]) for x in (images, prompt, response))",
+     "images.repeat_interleave(2, 0), prompt.repeat(2, 1), response.repeat(2, 1)",
+     "different examples"),
     ("10", "(1 - t).clamp(min=EPS)", "t", "The complement has the same t"),
     ("10", ".clamp(min=EPS)", "", "level is 0"),
     ("10", "torch.cat([masked, ~masked])", "torch.cat([masked, masked])", "not complements"),
-    ("10", "response.masked_fill(masked, mask_id)", "response.masked_fill(masked.roll(len(masked) // 2, 0), mask_id)", "where the OTHER twin's mask is"),
-    ("10", "response, response.masked_fill(masked, mask_id)", "response.masked_fill(masked, mask_id), response.masked_fill(masked, mask_id)", "must be the clean one"),
+    ("10", "response.masked_fill(masked, mask_id)",
+     "response.masked_fill(masked.roll(len(masked) // 2, 0), mask_id)",
+     "where the OTHER twin's mask is"),
+    ("10", "response, response.masked_fill(masked, mask_id)",
+     "response.masked_fill(masked, mask_id), response.masked_fill(masked, mask_id)",
+     "must be the clean one"),
     ("10", "    return images, prompt, response, response.masked_fill(masked, mask_id)",
-     "    noisy = response.masked_fill(torch.cat([masked[:len(masked) // 2]] * 2), mask_id)\n    return images, prompt, response, noisy.masked_fill(masked, mask_id)", "masked everywhere"),
+     "    noisy = response.masked_fill(torch.cat([masked[:len(masked) // 2]] * 2), mask_id)\n"
+     "    return images, prompt, response, noisy.masked_fill(masked, mask_id)",
+     "masked everywhere"),
     ("11", "(60, 80)", "(90, 100)", "confident:0.5: you guessed 90 to 100%.*they mix"),
     ("11", "(60, 80)", "(0, 100)", "points wide"),
     ("11", "(60, 80)", "(0.6, 0.8)", "looks like fractions"),
@@ -169,7 +229,8 @@ def slow_if(start, *names):
     return [pytest.mark.slow] if start in names else []
 
 
-@pytest.mark.parametrize("start, old, new, lesson", [pytest.param(*one, marks=slow_if(one[0], "05", "11")) for one in MISTAKES])
+@pytest.mark.parametrize("start, old, new, lesson", [
+    pytest.param(*one, marks=slow_if(one[0], "05", "11")) for one in MISTAKES])
 def test_a_well_known_mistake_fails_with_its_lesson(start, old, new, lesson):
     source = answer(named(start))
     assert source.count(old) == 1, "the mistake must be made in one place"
@@ -188,7 +249,11 @@ def forward_process(response, t, mask_id):
     noisy = response.clone()
     noisy[masked] = mask_id
     return noisy, masked
-""", "from mini_dimple import forward_process\nimport mini_dimple\ndraw_t = lambda B: mini_dimple.draw_t(B, 'cpu')\n"],
+""", """
+from mini_dimple import forward_process
+import mini_dimple
+draw_t = lambda B: mini_dimple.draw_t(B, 'cpu')
+"""],
     "02": ["""
 def diffusion_loss(model, images, prompt, response, masked, t):
     total = 0
@@ -211,8 +276,10 @@ def attention(q, k, v, causal):
     out = torch.zeros_like(q)
     for i in range(q.shape[2]):
         end = i + 1 if causal else q.shape[2]
-        weights = torch.einsum("bhd,bhkd->bhk", q[:, :, i], k[:, :, :end]).div(q.shape[-1] ** 0.5).exp()
-        out[:, :, i] = torch.einsum("bhk,bhkd->bhd", weights, v[:, :, :end]) / weights.sum(-1, keepdim=True)
+        weights = torch.einsum("bhd,bhkd->bhk", q[:, :, i],
+                               k[:, :, :end]).div(q.shape[-1] ** 0.5).exp()
+        out[:, :, i] = (torch.einsum("bhk,bhkd->bhd", weights, v[:, :, :end])
+                        / weights.sum(-1, keepdim=True))
     return out
 """, """
 import torch
@@ -229,12 +296,14 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
         tokens, n = window[b].tolist(), 0
         while mask in tokens:
             with torch.no_grad():
-                logits = model.score(model.prefix(images[b:b + 1], prompt[b:b + 1]), torch.tensor([tokens]), causal=False)[0][0]
+                logits = model.score(model.prefix(images[b:b + 1], prompt[b:b + 1]),
+                                     torch.tensor([tokens]), causal=False)[0][0]
             logits[:, mask] = float("-inf")
             probs, n, sure, best = logits.softmax(-1), n + 1, [], None
             for i, token in enumerate(tokens):
                 if token == mask:
-                    new = torch.multinomial((logits[i] / temperature).softmax(-1), 1).item() if temperature else int(probs[i].argmax())
+                    new = (torch.multinomial((logits[i] / temperature).softmax(-1), 1).item()
+                           if temperature else int(probs[i].argmax()))
                     p = probs[i, new].item()
                     sure += [(i, new)] if p > threshold else []
                     best = max(best or (0, 0, 0), (p, i, new))
@@ -247,13 +316,16 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
 import torch
 @torch.no_grad()
 def decode(model, images, prompt, window, threshold, temperature=0.0):
-    mask, out, counts = model.config.mask_id, window.clone(), torch.zeros(len(window), dtype=torch.int32)
+    mask, out, counts = (model.config.mask_id, window.clone(),
+                         torch.zeros(len(window), dtype=torch.int32))
     for b in range(len(window)):
         while (out[b] == mask).any():
-            logits = model(images, prompt, out, causal=False)[b]  # all of the batch, for one example's sake
+            # all of the batch, for one example's sake
+            logits = model(images, prompt, out, causal=False)[b]
             logits[:, mask] = -torch.inf
             probs = logits.softmax(-1)
-            drawn = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0] if temperature else probs.argmax(-1)
+            drawn = (torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+                     if temperature else probs.argmax(-1))
             sure = probs.gather(1, drawn[:, None])[:, 0].masked_fill(out[b] != mask, 0)
             commit = sure > threshold if (sure > threshold).any() else sure == sure.max()
             out[b, commit] = drawn[commit]
@@ -274,7 +346,8 @@ rule = lambda step: remask(step, 0.3)
 def rule(step):
     commit = step.confidence > 0.95
     for b in range(len(commit)):
-        rest = [(step.confidence[b, i].item(), i) for i in range(commit.shape[1]) if step.masked[b, i] and not commit[b, i]]
+        rest = [(step.confidence[b, i].item(), i) for i in range(commit.shape[1])
+                if step.masked[b, i] and not commit[b, i]]
         if rest:
             commit[b, max(rest)[1]] = True
     return commit
@@ -363,23 +436,28 @@ def twins(images, prompt, response, masked, t, mask_id):
 }
 
 
-@pytest.mark.parametrize("start, source", [pytest.param(start, source, marks=slow_if(start, "04", "05", "06", "08")) for start, sources in OTHERS.items() for source in sources])
+@pytest.mark.parametrize("start, source", [
+    pytest.param(start, source, marks=slow_if(start, "04", "05", "06", "08"))
+    for start, sources in OTHERS.items() for source in sources])
 def test_any_right_answer_passes(start, source):
     assert not failure(f"{source}\nfrom exercises.checks.{named(start)[3:]} import *")
 
 
 @pytest.mark.parametrize("start, number", [("05", ""), ("08", ":16")])
-def test_a_rule_of_the_course_gets_its_row_on_the_leaderboard(start, number, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "RULES", ("confident:0.9",))
+def test_a_rule_of_the_course_gets_its_row_on_the_leaderboard(start, number, tmp_path, monkeypatch,
+                                                              capsys):
+    monkeypatch.setattr("lab.board.RULES", ("confident:0.9",))
     rule = f"{EXERCISES / 'answers' / named(start)}.py{number}"
-    bench.main(["rules", "--rule", rule, "--scenes", "8", "--picture", str(tmp_path / "p.png"), "--device", "cpu"])
+    main(["rules", "--rule", rule, "--scenes", "8", "--picture", str(tmp_path / "p.png"),
+          "--device", "cpu"])
     assert re.search(rf"\| `{named(start)}{number}` \| \S*★ \|", capsys.readouterr().out)
 
 
 def test_the_model_is_left_as_it_was():
     """A watched model is the shared one again, even after a failure inside."""
     model, some = checks.shipped()[0], checks.scenes(64)
-    with pytest.raises(pytest.fail.Exception, match="enough"), checks.watched(model, *some[:1][:2], 1, "enough") as seen:
+    with (pytest.raises(pytest.fail.Exception, match="enough"),
+          checks.watched(model, *some[:1][:2], 1, "enough") as seen):
         for _ in range(2):
             model(*some[:1], causal=False)
     assert len(seen[0]) == 1 and model.score.__func__ is mini_dimple.Dimple.score
@@ -387,18 +465,25 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_what_a_student_sees(tmp_path):
-    """The README's command, on a stub, a mistake, an exception and a right answer: one lesson each, no traceback."""
-    right, stub, cases = answer(named("01")), (EXERCISES / f"{named('01')}.py").read_text(), {}
-    for name, source, words in (("stub", stub, "draw_t is not written yet"), ("mistake", right.replace("t[:, None]", "t[:1, None]"), "each example has its own t"),
-                                ("exception", right.replace("response.masked_fill", "response.masked_full"), r"Line \d+: return response\.masked_full.*\nAttributeError: "),
-                                ("shapes", right.replace("t[:, None]", "t"), "do not line up"), ("right", right, "")):
+    """The course's command, on a stub, a mistake, an exception and a right answer: one lesson each,
+    no traceback."""
+    right, stub = answer(named("01")), (EXERCISES / f"{named('01')}.py").read_text()
+    cases, root = {}, EXERCISES.parent
+    for name, source, words in (
+            ("stub", stub, "draw_t is not written yet"),
+            ("mistake", right.replace("t[:, None]", "t[:1, None]"), "each example has its own t"),
+            ("exception", right.replace("response.masked_fill", "response.masked_full"),
+             r"Line \d+: return response\.masked_full.*\nAttributeError: "),
+            ("shapes", right.replace("t[:, None]", "t"), "do not line up"), ("right", right, "")):
         path = tmp_path / f"{name}.py"
         path.write_text(source)
         cases[path] = words
-    run = subprocess.run([sys.executable, "-m", "pytest", *cases, "--rootdir", EXERCISES.parent, "-c", EXERCISES.parent / "pyproject.toml", "--color=no"],
-                         capture_output=True, text=True, cwd=EXERCISES.parent)
+    run = subprocess.run([sys.executable, "-m", "pytest", *cases, "--rootdir", root,
+                          "-c", root / "pyproject.toml", "--color=no"],
+                         capture_output=True, text=True, cwd=root)
     assert run.returncode == 1 and "4 failed, 1 passed" in run.stdout
     assert not re.search("Traceback|During handling|checks/|hidden", run.stdout)
     lessons = re.split("_{5,} test_exercise _{5,}", run.stdout)[1:]
     for lesson, words in zip(lessons, cases.values()):
-        assert re.search(words, lesson) and len(lesson.split("====")[0].strip().splitlines()) <= 4, lesson
+        lines = lesson.split("====")[0].strip().splitlines()
+        assert re.search(words, lesson) and len(lines) <= 4, lesson

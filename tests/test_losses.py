@@ -5,11 +5,13 @@ import pytest
 import torch
 from conftest import EOS, MASK, random_inputs, random_model
 
+from lab.variants import complementary_loss
 from mini_dimple import ar_loss, diffusion_loss, draw_t, forward_process, schedule, weigh
 
 
 def log_prob(model, images, prompt, response, causal, b, i, token):
-    """log p of one token at one response position, from the whole vocabulary's logits of that example alone."""
+    """log p of one token at one response position, from the whole vocabulary's logits of that
+    example alone."""
     one = slice(b, b + 1)
     sequence = torch.cat([prompt[one], response[one]], 1)
     x = torch.cat([model.projector(model.vit(images[one])), model.embedding(sequence)], 1)
@@ -19,23 +21,25 @@ def log_prob(model, images, prompt, response, causal, b, i, token):
 
 
 @pytest.mark.parametrize("weighting", ["elbo", "example", "flat"])
-@pytest.mark.parametrize("complementary", [False, True])
-def test_diffusion_loss_equals_a_slow_obvious_computation(seed, weighting, complementary):
+@pytest.mark.parametrize("loss_of", [diffusion_loss, complementary_loss])
+def test_diffusion_losses_equal_a_slow_obvious_computation(seed, weighting, loss_of):
     model, (images, prompt, response) = random_model(seed), random_inputs(seed, 4, 7)
-    loss = diffusion_loss(model, images, prompt, response, weighting, complementary, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    loss = loss_of(model, images, prompt, response, weighting, generator)
 
     generator = torch.Generator().manual_seed(seed)
     ts = draw_t(4, "cpu", generator)
     _, masked = forward_process(response, ts, MASK, generator)
     entries = [(b, masked[b].tolist(), ts[b].item()) for b in range(4)]
-    if complementary:
+    if loss_of == complementary_loss:
         entries += [(b, [not m for m in mask], max(1 - t, 1e-3)) for b, mask, t in entries]
     per_example, total, number = [], 0.0, 0
     for b, mask, t in entries:
         noisy = response.clone()
-        noisy[b] = torch.tensor([MASK if m else token for m, token in zip(mask, response[b].tolist())])
-        nll = [-log_prob(model, images, prompt, noisy, False, b, i, response[b, i]) for i in range(7) if mask[i]]
-        per_example.append(sum(nll) / t / 7 if weighting == "elbo" else sum(nll) / max(len(nll), 1))
+        noisy[b][torch.tensor(mask)] = MASK
+        nll = [-log_prob(model, images, prompt, noisy, False, b, i, response[b, i])
+               for i in range(7) if mask[i]]
+        per_example.append(sum(nll) / (7 * t if weighting == "elbo" else max(len(nll), 1)))
         total, number = total + sum(nll), number + len(nll)
     wanted = total / number if weighting == "flat" else sum(per_example) / len(per_example)
     assert loss.item() == pytest.approx(wanted, rel=1e-6)
@@ -47,7 +51,8 @@ def test_ar_loss_scores_each_response_up_to_its_first_eos(seed):
         response[b, length:] = EOS
     nll = [-log_prob(model, images, prompt, response, True, b, i, response[b, i])
            for b, length in enumerate((2, 5, 7)) for i in range(length + 1)]
-    assert ar_loss(model, images, prompt, response).item() == pytest.approx(sum(nll) / len(nll), rel=1e-9)
+    loss = ar_loss(model, images, prompt, response)
+    assert loss.item() == pytest.approx(sum(nll) / len(nll), rel=1e-9)
 
 
 def test_what_follows_the_first_eos_does_not_change_the_ar_loss(seed):
@@ -74,7 +79,8 @@ def test_unknown_weighting_is_named():
 
 def test_the_elbo_weighting_is_unbiased():
     """Averaged over t and masks, (1/t) * sum over masked / W is the plain mean over all tokens."""
-    nll, g = torch.rand(50_000, 6, generator=torch.Generator().manual_seed(0)), torch.Generator().manual_seed(1)
+    nll = torch.rand(50_000, 6, generator=torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(1)
     t = draw_t(50_000, "cpu", g)
     _, masked = forward_process(torch.zeros(50_000, 6, dtype=torch.long), t, MASK, g)
     assert weigh(nll, masked, t, "elbo").item() == pytest.approx(nll.mean().item(), rel=0.03)
@@ -114,7 +120,7 @@ def test_schedule():
     factors = [factor for _, factor in phases]
     for start, end in ((0, 500), (500, 1500)):
         top = max(range(start, end), key=factors.__getitem__)
-        assert factors[top] == 1 and top - start == 99, "the peak is reached, at the end of the warm-up"
+        assert factors[top] == 1 and top - start == 99, "the peak, at the end of the warm-up"
         assert factors[start:top] == sorted(factors[start:top])  # up, then down to nothing
         assert factors[top:end] == sorted(factors[top:end], reverse=True)
         falls = {round(a - b, 12) for a, b in zip(factors[top:end], [*factors[top + 1:end], 0])}
@@ -122,4 +128,4 @@ def test_schedule():
     assert schedule(50, 0, 100)[0] == "diffusion"
     for steps in (1, 2, 3, 4, 5, 7, 19, 400, 600):
         factors = [schedule(s, steps, 3)[1] for s in range(steps)]
-        assert max(factors) == 1 and all(0 < factor <= 1 for factor in factors), "whatever the length of the phase"
+        assert max(factors) == 1 and min(factors) > 0, "whatever the length of the phase"

@@ -9,7 +9,9 @@ import torch
 from conftest import MASK, random_inputs, random_model
 
 import mini_dimple
-from mini_dimple import PRESETS, Config, Dimple, decode_ar
+from lab.training import PRESETS
+from lab.variants import PrefixMasked
+from mini_dimple import Config, Dimple, decode_ar
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -32,7 +34,8 @@ def test_every_visual_token_sees_the_whole_image(seed):
 
 
 def test_a_visual_token_is_a_2x2_block_of_patches():
-    """With no ViT blocks and no positions, changing one 8x8 px corner changes exactly one visual token."""
+    """With no ViT blocks and no positions, changing one 8x8 px corner changes exactly one visual
+    token."""
     model = random_model(0, vit_layers=0)
     images, prompt, _ = random_inputs(0, 1, 4)
     before = model.prefix(images, prompt)[0, :4]
@@ -42,7 +45,8 @@ def test_a_visual_token_is_a_2x2_block_of_patches():
 
 
 def test_token_shift_scores_a_token_from_the_position_before_it(seed):
-    """Causally, the logits of response[i] depend on response[:i], and the first on the prompt alone."""
+    """Causally, the logits of response[i] depend on response[:i], and the first on the prompt
+    alone."""
     model = random_model(seed)
     images, prompt, response = random_inputs(seed, 1, 6)
     before = model(images, prompt, response, causal=True)
@@ -60,8 +64,8 @@ def test_relative_positions_are_all_that_attention_knows(seed):
     """Rotary positions: a query-key product depends on the distance, not on the place."""
     cos, sin = mini_dimple.rotary_table(40, 8)
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
-    def product(i, j):
-        return (mini_dimple.rotate(q, (cos[i], sin[i])) * mini_dimple.rotate(k, (cos[j], sin[j]))).sum()
+    at = lambda x, i: mini_dimple.rotate(x, (cos[i], sin[i]))
+    product = lambda i, j: (at(q, i) * at(k, j)).sum()
     torch.testing.assert_close(product(3, 7), product(23, 27))
     assert not torch.isclose(product(3, 7), product(3, 8))
 
@@ -84,12 +88,14 @@ def test_ar_decoding_with_its_cache_equals_decoding_without(seed):
 
 
 def attention_with_mask(model, images, prompt, response, allowed):
-    """Logits of the response by plain softmax attention under a mask (T, T) of what each position may see."""
+    """Logits of the response by plain softmax attention under a mask (T, T) of what each position
+    may see."""
     x = torch.cat([model.prefix(images, prompt), model.embedding(response)], 1)
     B, T, D = x.shape
     rotary = model.cos[:T], model.sin[:T]
     for block in model.blocks:
-        q, k, v = block.qkv(block.attention_norm(x)).view(B, T, 3, block.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = block.qkv(block.attention_norm(x)).view(B, T, 3, block.heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
         q, k = mini_dimple.rotate(q, rotary), mini_dimple.rotate(k, rotary)
         scores = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).masked_fill(~allowed, -torch.inf)
         x = x + block.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, D))
@@ -100,30 +106,35 @@ def attention_with_mask(model, images, prompt, response, allowed):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_weights_cast_to_another_dtype_compute_the_same_function(dtype, seed):
-    """Up to rounding, and where inputs are small, too: RMSNorm's eps is stated, since PyTorch's default depends on the dtype."""
-    norms = [module for module in random_model(seed).modules() if isinstance(module, torch.nn.RMSNorm)]
+    """Up to rounding, and where inputs are small, too: RMSNorm's eps is stated, since PyTorch's
+    default depends on the dtype."""
+    eps, modules = torch.finfo(dtype).eps, random_model(seed).modules()
+    norms = [module for module in modules if isinstance(module, torch.nn.RMSNorm)]
     assert len(norms) == 8
     for norm in norms:
         x = (1e-3 * torch.randn(5, norm.weight.numel(), dtype=torch.float64)).to(dtype)
         wanted = x.double() / (x.double().square().mean(-1, keepdim=True) + 1e-6).sqrt()
-        assert (norm.to(dtype)(x).double() - wanted).norm() <= 2 * torch.finfo(dtype).eps * wanted.norm() + 1e-6
+        error = norm.to(dtype)(x).double() - wanted
+        assert error.norm() <= 2 * eps * wanted.norm() + 1e-6
     model, inputs = random_model(seed, 0.1).to(dtype), random_inputs(seed, 4, 6)
     exact = copy.deepcopy(model).double()
     with torch.no_grad():
         here, wanted = (m(*inputs, causal=False).double() for m in (model, exact))
-    assert (here - wanted).norm() < 30 * torch.finfo(dtype).eps * wanted.norm() + 1e-6
+    assert (here - wanted).norm() < 30 * eps * wanted.norm() + 1e-6
 
 
 def test_prefix_mask_is_an_attention_mask(seed):
     """All but the last prompt token see themselves alone; from there on, everything is seen."""
-    model, (images, prompt, response) = random_model(seed, prefix_mask=True), random_inputs(seed, 3, 6)
+    plain, inputs = random_model(seed), random_inputs(seed, 3, 6)
+    model = PrefixMasked(plain.config).double().eval()
+    model.load_state_dict(plain.state_dict())
     prefix = 4 + 3 - 1  # visual tokens and prompt without its last token
     allowed = torch.ones(13, 13, dtype=torch.bool)
     allowed[:prefix, prefix:] = False
     with torch.no_grad():
-        torch.testing.assert_close(model(images, prompt, response, causal=False), attention_with_mask(model, images, prompt, response, allowed))
-        causal = torch.ones(13, 13, dtype=torch.bool).tril()
-        torch.testing.assert_close(model(images, prompt, response, causal=True), attention_with_mask(model, images, prompt, response, causal))
+        for causal, mask in ((False, allowed), (True, torch.ones_like(allowed).tril())):
+            wanted = attention_with_mask(model, *inputs, mask)
+            torch.testing.assert_close(model(*inputs, causal=causal), wanted)
 
 
 @pytest.mark.parametrize("preset, millions", [("tiny", (0.9, 1.2)), ("small", (11, 14))])
@@ -131,7 +142,9 @@ def test_presets(preset, millions):
     model = Dimple(Config(400, 398, 399, **PRESETS[preset]))
     assert millions[0] <= sum(p.numel() for p in model.parameters()) / 1e6 <= millions[1]
     px = model.config.image_px
-    logits = model(torch.zeros(1, 3, px, px, dtype=torch.uint8), torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 5, dtype=torch.long), False)
+    images = torch.zeros(1, 3, px, px, dtype=torch.uint8)
+    ids = torch.zeros(1, 5, dtype=torch.long)
+    logits = model(images, ids[:, :3], ids, False)
     assert logits.shape == (1, 5, 400)
 
 
@@ -139,5 +152,4 @@ def test_the_core_file_needs_torch_and_the_standard_library_alone():
     tree = ast.parse(Path(mini_dimple.__file__).read_text())
     names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
     names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-    foreign = {name.split(".")[0] for name in names} - {"torch", "tokenizer"} - set(sys.stdlib_module_names)
-    assert not foreign  # `tokenizer` is our own, and itself needs the standard library alone
+    assert {name.split(".")[0] for name in names} <= {"torch", *sys.stdlib_module_names}

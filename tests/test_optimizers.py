@@ -1,12 +1,12 @@
-"""Muon against its definition in float64 and against PyTorch's; that it learns its state from a checkpoint."""
+"""Muon against its definition in float64 and against PyTorch's; that it learns its state from a
+checkpoint."""
 import copy
 import io
 
 import pytest
 import torch
 
-import train
-from train import Muon, orthogonalise
+from lab.training import Muon, autocast, low_precision, orthogonalise
 
 SHAPES = [(6, 6), (3, 8), (3, 8), (9, 2), (6, 6), (128, 48), (48, 128), (1, 5)]
 
@@ -26,7 +26,8 @@ def newton_schulz(matrix):
 
 @pytest.mark.parametrize("shape", sorted(set(SHAPES)))
 def test_orthogonalise_is_its_iteration_to_1e_5(shape, seed):
-    stack = torch.stack([m.detach() for m in matrices(seed, [shape] * 4)]) * torch.tensor([1e-6, 1.0, 3e4, 1e-2])[:, None, None]
+    stack = torch.stack([m.detach() for m in matrices(seed, [shape] * 4)])
+    stack *= torch.tensor([1e-6, 1.0, 3e4, 1e-2])[:, None, None]
     for one, matrix in zip(orthogonalise(stack, torch.float32), stack):
         wanted = newton_schulz(matrix)
         assert (one.double() - wanted).norm() <= 1e-5 * wanted.norm()
@@ -35,10 +36,13 @@ def test_orthogonalise_is_its_iteration_to_1e_5(shape, seed):
 
 
 def test_an_update_is_that_of_pytorch_to_2_percent(seed):
-    """PyTorch's computes in bf16, matrix by matrix; ours in float32, in stacks. Same gradients, ten steps, rates that change."""
-    shapes = [(128, 384), (512, 128), (128, 48), (128, 128), (128, 128), (512, 128)]  # as the model's; bf16 is worse on tiny ones
+    """PyTorch's computes in bf16, matrix by matrix; ours in float32, in stacks. Same gradients, ten
+    steps, rates that change."""
+    # as the model's; bf16 is worse on tiny ones
+    shapes = [(128, 384), (512, 128), (128, 48), (128, 128), (128, 128), (512, 128)]
     ours, theirs = matrices(seed, shapes), matrices(seed, shapes)
-    mine, library = Muon(ours, 0.02, momentum=0.9), torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.9)
+    mine = Muon(ours, 0.02, momentum=0.9)
+    library = torch.optim.Muon(theirs, lr=0.02, weight_decay=0.0, momentum=0.9)
     for step in range(10):
         before = [m.detach().clone() for m in theirs]
         with torch.no_grad():
@@ -55,7 +59,7 @@ def test_an_update_is_that_of_pytorch_to_2_percent(seed):
 
 def test_a_matrix_moves_as_if_it_were_alone(seed):
     together, alone = matrices(seed), matrices(seed)
-    optimizers = [Muon(together, 0.02, momentum=0.9), *(Muon([m], 0.02, momentum=0.9) for m in alone)]
+    optimizers = [Muon(group, 0.02, momentum=0.9) for group in (together, *([m] for m in alone))]
     for step in range(3):
         for a, b, gradient in zip(together, alone, matrices(seed + step)):
             a.grad, b.grad = gradient.detach().clone(), gradient.detach().clone()
@@ -87,9 +91,12 @@ def test_the_momentum_survives_a_checkpoint(seed):
 
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_only_where_cuda_computes_it_natively(native, monkeypatch):
-    """A T4 emulates bf16: `is_bf16_supported` says so only if asked without emulation. CPUs compute in float32."""
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
-    assert train.low_precision(torch.device("cuda")) == (torch.bfloat16 if native else torch.float32)
-    assert train.low_precision(torch.device("cpu")) == torch.float32
+    """A T4 emulates bf16: `is_bf16_supported` says so only if asked without emulation. CPUs compute
+    in float32."""
+    said = lambda including_emulation=True: including_emulation or native
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", said)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert low_precision(cuda) == (torch.bfloat16 if native else torch.float32)
+    assert low_precision(cpu) == torch.float32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert train.autocast(torch.device("cuda"))._enabled == native and not train.autocast(torch.device("cpu"))._enabled
+    assert autocast(cuda)._enabled == native and not autocast(cpu)._enabled

@@ -1,5 +1,5 @@
-"""Output that ends or is elsewhere: a pipe whose reader has gone, a notebook's stream, a terminal of few characters, a full
-disk, Ctrl-C. For every script."""
+"""Output that ends or is elsewhere: a pipe whose reader has gone, a notebook's stream, a terminal
+of few characters, a full disk, Ctrl-C. For every script."""
 import contextlib
 import io
 import os
@@ -12,33 +12,33 @@ import pytest
 import torch
 from conftest import refused_by
 
-import bench
 import sample
 import train
+from lab.__main__ import main as lab
+from lab.checkpoint import SHIPPED
+from lab.training import TRAINING
+from mini_dimple import Dimple
 
 ROOT = Path(__file__).parent.parent
-SHIPPED = ROOT / "data" / "mini_dimple.pt"
-QUICK = ["--ar-steps", "7", "--diffusion-steps", "16"]
-COMMANDS = ["rules", "decode", "training", *bench.CLAIMS, "all"]
-FEW = ("import train; train.TRAINING['tiny'].update(examples=100, batch_size=8); "
-       "train.HELD_OUT_SCENES = 2; train.SAVE_EVERY = 5; "
-       "train.evaluate = lambda *words: ({'correct': 0.0}, ['a'] * 2, [False] * 2); train.main()")
+QUICK = ["--ar-steps", "7", "--diffusion-steps", "16", "--evaluate", "2"]
+COMMANDS = [["rules"], ["speed", "decode"], ["speed", "training"], ["claims"]]
+FEW = ("import lab.training, train; train.SAVE_EVERY = 5; "
+       "lab.training.TRAINING['tiny'].update(examples=100, batch_size=8); train.main()")
+RULES = ["-m", "lab", "rules"]
 SCRIPTS = {  # each prints more than one line
-    "sample": [sys.executable, ROOT / "sample.py", "--seed", "1"],
-    "train": [sys.executable, "-c", FEW, *QUICK, "--out", "o"],
-    "bench": [sys.executable, ROOT / "bench.py", "rules", "--scenes", "1", "--rule", "confident:0.9", "--picture", "x.png"],
-    "help": [sys.executable, ROOT / "bench.py", "rules", "--help"],
+    "sample": [ROOT / "sample.py", "--seed", "1"],
+    "train": ["-c", FEW, *QUICK, "--out", "o"],
+    "lab": [*RULES, "--scenes", "1", "--rule", "confident:0.9", "--picture", "x.png"],
+    "help": [*RULES, "--help"],
 }
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few examples, many checkpoints, no evaluation: how well it captions is not asked here."""
+    """Few examples, many checkpoints."""
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
-    monkeypatch.setattr(train, "HELD_OUT_SCENES", 2)
-    monkeypatch.setattr(train, "evaluate", lambda *words: ({"correct": 0.0}, ["a"] * 2, [False] * 2))
-    monkeypatch.setitem(train.TRAINING["tiny"], "examples", 100)
-    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
+    monkeypatch.setitem(TRAINING["tiny"], "examples", 100)
+    monkeypatch.setitem(TRAINING["tiny"], "batch_size", 8)
 
 
 def environment(**changes):
@@ -47,13 +47,15 @@ def environment(**changes):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_reader_who_leaves_ends_the_script_without_a_word(name, tmp_path):
-    process = subprocess.Popen(SCRIPTS[name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=environment())
+    process = subprocess.Popen([sys.executable, *SCRIPTS[name]], cwd=tmp_path, env=environment(),
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     err = process.stderr.read().decode()
     assert process.wait() == 128 + signal.SIGPIPE
     assert "Traceback" not in err and "Exception ignored" not in err and "Broken" not in err
     if name == "train":
-        assert not (tmp_path / "o" / "last.pt").exists(), "it ends with its first line, before the first step"
+        last = tmp_path / "o" / "last.pt"
+        assert not last.exists(), "it ends with its first line, before the first step"
 
 
 def test_a_reader_who_leaves_later_loses_no_step(tmp_path, quick, monkeypatch, capsys):
@@ -64,7 +66,7 @@ def test_a_reader_who_leaves_later_loses_no_step(tmp_path, quick, monkeypatch, c
         changed.setattr(os, "dup2", lambda *ends: None)  # the test's own stdout stays
         with pytest.raises(SystemExit) as end:
             train.main(["--out", str(tmp_path / "o"), *QUICK])
-    assert end.value.code == 128 + signal.SIGPIPE and not capsys.readouterr().err.count("Traceback")
+    assert end.value.code == 128 + signal.SIGPIPE and "Traceback" not in capsys.readouterr().err
     assert torch.load(tmp_path / "o" / "last.pt", weights_only=True)["step"] == 7
 
 
@@ -77,20 +79,22 @@ def test_every_script_writes_into_a_notebooks_stream(tmp_path, quick):
     assert "training pictures" in said(train.main, "--out", tmp_path / "o", *QUICK)
     for command in COMMANDS:
         with contextlib.redirect_stdout(io.StringIO()) as stream, pytest.raises(SystemExit) as end:
-            bench.main([command, "--help"])
+            lab([*command, "--help"])
         assert end.value.code == 0 and "--device" in stream.getvalue()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_a_terminal_that_cannot_show_a_name_or_a_caption(encoding, tmp_path):
-    """As in a container without a locale, where a file's name is bytes that its encoding does not know."""
+    """As in a container without a locale, where a file's name is bytes that its encoding does not
+    know."""
     options = dict(cwd=tmp_path, capture_output=True, env=environment(
         LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONIOENCODING=f"{encoding}:strict"))
     name = "déjà".encode()
     done = subprocess.run([sys.executable, "-c", FEW, *QUICK, "--out", name], **options)
     assert done.returncode == 0, done.stderr
     assert b"d??j??" in done.stdout, "what the terminal cannot show"
-    done = subprocess.run([sys.executable, ROOT / "sample.py", "--checkpoint", name + b"/mini_dimple.pt", "--length", "3"], **options)
+    done = subprocess.run([sys.executable, ROOT / "sample.py", "--length", "3",
+                           "--checkpoint", name + b"/mini_dimple.pt"], **options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "déjà" / "result.json").exists()
 
@@ -106,8 +110,9 @@ def failed(capsys, *words):
     return err
 
 
-@pytest.mark.parametrize("name, said", [("last.pt", "no checkpoint yet"), ("ar_phase.pt", "last.pt (step 7)"),
-                                        ("mini_dimple.pt", "last.pt (step 23)"), ("result.json", "last.pt (step 23)")])
+@pytest.mark.parametrize("name, said", [
+    ("last.pt", "no checkpoint yet"), ("ar_phase.pt", "last.pt (step 7)"),
+    ("mini_dimple.pt", "last.pt (step 23)"), ("result.json", "last.pt (step 23)")])
 def test_a_full_disk_is_one_line_with_the_last_good_checkpoint(name, said, tmp_path, quick, capsys):
     out = tmp_path / "o"
     out.mkdir()
@@ -134,10 +139,12 @@ def test_ctrl_c_saves_before_it_stops(tmp_path, quick, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         train.main(["--out", str(tmp_path / "o"), *QUICK])
     assert end.value.code == 130 and "last.pt (step 3)" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler, "afterwards Ctrl-C does what it did"
+    handler = signal.getsignal(signal.SIGINT)
+    assert handler is signal.default_int_handler, "afterwards Ctrl-C does what it did"
     train.main(["--resume", "--out", str(tmp_path / "o")])
-    logs = [[line.split(",")[:4] for line in (tmp_path / name / "log.csv").read_text().splitlines()] for name in ("whole", "o")]
-    assert logs[0] == logs[1], "the same losses as without the stop"
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("whole", "o")]
+    whole, stopped = ([line.split(",")[:4] for line in log] for log in logs)
+    assert stopped == whole, "the same losses as without the stop"
 
 
 def test_ctrl_c_while_the_last_step_is_saved_is_not_lost(tmp_path, quick, monkeypatch):
@@ -178,9 +185,9 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, quick, monkeypatch):
 def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, capsys):
     def pressed(*words, **options):
         raise KeyboardInterrupt
-    monkeypatch.setattr(sample, "decode", pressed)
-    monkeypatch.setattr(bench, "grade_rule", pressed)
-    for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]), (bench.main, ["rules", "--picture", tmp_path / "x.png"])):
+    monkeypatch.setattr(Dimple, "score", pressed)
+    for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]),
+                        (lab, ["rules", "--picture", tmp_path / "x.png"])):
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         assert end.value.code == 130 and "stopped" in capsys.readouterr().err
@@ -192,8 +199,10 @@ def test_two_runs_into_one_folder(tmp_path, quick, capsys):
         assert "another run is writing there" in refused(capsys, "--out", out, *QUICK)
         assert "another run" in refused(capsys, "--out", out, "--resume")
     assert not (tmp_path / "a").exists(), "what was made for nothing goes again"
-    commands = [subprocess.Popen([sys.executable, "-c", FEW, *QUICK, "--out", out], env=environment(), stdout=subprocess.DEVNULL,
-                                 stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    ends = [(process.communicate()[1], process.returncode) for process in commands]
-    assert sorted(code for _, code in ends) == [0, 2]
-    assert any(err.count("\n") == 1 and ("another run" in err or "--overwrite" in err) for err, code in ends if code == 2)
+    both = [subprocess.Popen([sys.executable, "-c", FEW, *QUICK, "--out", out], env=environment(),
+                             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)]
+    (_, code), (err, other) = sorted(((process.communicate()[1], process.returncode)
+                                      for process in both), key=lambda end: end[1])
+    assert (code, other) == (0, 2) and err.count("\n") == 1
+    assert "another run" in err or "--overwrite" in err

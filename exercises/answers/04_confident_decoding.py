@@ -13,10 +13,13 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
         probs = logits.softmax(-1)  # (B, W, vocab)
         proposal = probs.argmax(-1)
         if temperature > 0:
-            proposal = torch.multinomial((logits / temperature).softmax(-1).flatten(0, 1), 1).view(tokens.shape)
-        confidence = probs.gather(-1, proposal[..., None]).squeeze(-1).masked_fill(~masked, -1)  # (B, W)
+            sharp = (logits / temperature).softmax(-1).flatten(0, 1)
+            proposal = torch.multinomial(sharp, 1).view(tokens.shape)
+        confidence = probs.gather(-1, proposal[..., None]).squeeze(-1)  # (B, W)
+        confidence = confidence.masked_fill(~masked, -1)
         commit = confidence > threshold
-        best = torch.zeros_like(commit).scatter(1, confidence.argmax(1, keepdim=True), True) & masked
+        top = confidence.argmax(1, keepdim=True)  # (B, 1)
+        best = torch.zeros_like(commit).scatter(1, top, True) & masked
         commit = torch.where(commit.any(1, keepdim=True), commit, best)
         tokens = torch.where(commit, proposal, tokens)
         iterations += masked.any(1)

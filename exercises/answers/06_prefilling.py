@@ -4,12 +4,14 @@ import torch
 
 def first_pass(model, prefix, window):
     W, kept = window.shape[1], prefix.shape[1] - 1
-    hidden, cache = model.transformer(torch.cat([prefix, model.embedding(window)], dim=1), causal=False)
+    x = torch.cat([prefix, model.embedding(window)], dim=1)
+    hidden, cache = model.transformer(x, causal=False)
     return model.head(hidden[:, -W - 1:-1]), [(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]
 
 
 def later_pass(model, last, tokens, past):
-    hidden, _ = model.transformer(torch.cat([last, model.embedding(tokens)], dim=1), causal=False, past=past)
+    x = torch.cat([last, model.embedding(tokens)], dim=1)
+    hidden, _ = model.transformer(x, causal=False, past=past)
     return model.head(hidden[:, :-1])
 
 

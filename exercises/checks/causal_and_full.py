@@ -1,29 +1,33 @@
-"""Checks exercise 3: the values, who sees whom, and the trained models running on the student's attention."""
+"""Checks exercise 3: the values, who sees whom, and the trained models running on the student's
+attention."""
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-import bench
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from lab.evaluate import decoded
 from mini_dimple import confident, decode_ar
 
 __all__ = ["test_exercise"]
-OFTEN = " (masked_fill returns a copy, and wants a bool mask that is True where nothing may be seen.)"
+OFTEN = (" (masked_fill returns a copy, and wants a bool mask that is True where nothing may be "
+         "seen.)")
 
 
 def attend(solution, q, k, v, causal):
     """The student's attention, its form checked."""
     before = [x.clone() for x in (q, k, v)]
-    refused = lambda *rest, **options: teach(False, "F.scaled_dot_product_attention does it all: please "
-        "write it yourself, from q, k and v.")
+    lesson = ("F.scaled_dot_product_attention does it all: please write it yourself, from q, k "
+              "and v.")
+    refused = lambda *rest, **options: teach(False, lesson)
     with mock.patch.object(F, "scaled_dot_product_attention", refused):
         out = solution.attention(q, k, v, causal)
     teach_tensor(out, q.shape, torch.float32, "the output of attention")
-    teach(all(map(torch.equal, before, (q, k, v))), "Your function writes into q, k or v, which the rest of the model still needs. Work "
-          "on copies: q / 4, not q /= 4.")
-    teach(out.isfinite().all(), f"With causal={causal} some outputs are not finite. Does every position see at least itself? Are the "
-          "scores set to -inf BEFORE the softmax, and with masked_fill (0 * -inf is nan)?")
+    teach(all(map(torch.equal, before, (q, k, v))), "Your function writes into q, k or v, which "
+          "the rest of the model still needs. Work on copies: q / 4, not q /= 4.")
+    teach(out.isfinite().all(), f"With causal={causal} some outputs are not finite. Does every "
+          "position see at least itself? Are the scores set to -inf BEFORE the softmax, and with "
+          "masked_fill (0 * -inf is nan)?")
     return out
 
 
@@ -32,16 +36,23 @@ def mistakes(q, k, v, mask):
     T, hd, bare = q.shape[2], q.shape[3], q @ k.transpose(-1, -2)
     scores = bare / hd ** 0.5
     after = lambda scores: scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
-    yield after(bare), "The scores are not divided by sqrt(hd): with long vectors the softmax becomes a hard choice."
-    for wrong, name in ((hd, "hd"), (T ** 0.5, "sqrt(T)"), ((q.shape[1] * hd) ** 0.5, "sqrt(nh * hd)")):
-        yield after(bare / wrong), f"The scores are divided by {name}; it must be sqrt(hd), the square root of a head's width."
-    yield scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v, ("The softmax runs over the queries; each query spreads its weight over "
-                                                                  "the KEYS, the last dimension.")
-    yield (scores.softmax(-1) * mask) @ v, ("You mask after the softmax: the weights of a row no longer sum to 1, as the future still "
-                                            "takes its share. Set the scores to -inf BEFORE the softmax.")
-    yield (scores * mask).softmax(-1) @ v, "A score of 0 is no mask: exp(0) = 1, so the future still gets weight. Use -inf."
-    yield scores.masked_fill(~mask.T, -torch.inf).softmax(-1) @ v, ("The causal mask is upside down: a position sees what FOLLOWS it. "
-                                                                    "Row i of the scores belongs to query i, and may keep columns 0 to i.")
+    yield after(bare), ("The scores are not divided by sqrt(hd): with long vectors the softmax "
+                        "becomes a hard choice.")
+    heads = (q.shape[1] * hd) ** 0.5
+    for wrong, name in ((hd, "hd"), (T ** 0.5, "sqrt(T)"), (heads, "sqrt(nh * hd)")):
+        yield after(bare / wrong), (f"The scores are divided by {name}; it must be sqrt(hd), the "
+                                    "square root of a head's width.")
+    yield scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v, (
+        "The softmax runs over the queries; each query spreads its weight over the KEYS, the last "
+        "dimension.")
+    yield (scores.softmax(-1) * mask) @ v, (
+        "You mask after the softmax: the weights of a row no longer sum to 1, as the future still "
+        "takes its share. Set the scores to -inf BEFORE the softmax.")
+    yield (scores * mask).softmax(-1) @ v, (
+        "A score of 0 is no mask: exp(0) = 1, so the future still gets weight. Use -inf.")
+    yield scores.masked_fill(~mask.T, -torch.inf).softmax(-1) @ v, (
+        "The causal mask is upside down: a position sees what FOLLOWS it. Row i of the scores "
+        "belongs to query i, and may keep columns 0 to i.")
 
 
 def check_the_values(solution):
@@ -61,7 +72,8 @@ def check_the_values(solution):
     if any(wrong.values()):
         check_who_sees_whom(solution)
     for causal, is_wrong in wrong.items():
-        teach(not is_wrong, f"With causal={causal} the values are not softmax(q k^T / sqrt(hd) + mask) v.")
+        teach(not is_wrong,
+              f"With causal={causal} the values are not softmax(q k^T / sqrt(hd) + mask) v.")
 
 
 def sees(solution, causal, T=6):
@@ -78,22 +90,27 @@ def sees(solution, causal, T=6):
 
 def check_who_sees_whom(solution):
     seen, full, T = sees(solution, True), sees(solution, False), 6
-    before, itself, after = torch.ones(T, T).tril(-1).bool(), torch.eye(T).bool(), torch.ones(T, T).triu(1).bool()
-    teach(not (seen.all() and not full.all()), "The two are swapped: causal=True must hide what follows, causal=False nothing.")
-    teach(full.all(), "With causal=False some positions do not see each other. Full attention has no mask at all: a masked token "
-          "looks at what follows it, too.")
-    teach(not seen[after].any(), "With causal=True a position sees what follows it. In the AR phase that would be looking up the answer: "
-          "the loss falls to nothing, and the model can caption nothing." + OFTEN)
-    teach(seen[itself].all(), "With causal=True a position does not see itself. It must: the state at position i has to know token i to "
-          "predict token i + 1. Mask strictly above the diagonal.")
-    teach(seen[before].all(), "With causal=True a position does not see all that precedes it." + OFTEN)
+    pairs = torch.ones(T, T, dtype=torch.bool)
+    before, itself, after = pairs.tril(-1), torch.eye(T).bool(), pairs.triu(1)
+    teach(not (seen.all() and not full.all()),
+          "The two are swapped: causal=True must hide what follows, causal=False nothing.")
+    teach(full.all(), "With causal=False some positions do not see each other. Full attention has "
+          "no mask at all: a masked token looks at what follows it, too.")
+    teach(not seen[after].any(),
+          "With causal=True a position sees what follows it. In the AR phase that would be looking "
+          "up the answer: the loss falls to nothing, and the model can caption nothing." + OFTEN)
+    teach(seen[itself].all(),
+          "With causal=True a position does not see itself. It must: the state at position i has "
+          "to know token i to predict token i + 1. Mask strictly above the diagonal.")
+    teach(seen[before].all(),
+          "With causal=True a position does not see all that precedes it." + OFTEN)
 
 
 @torch.no_grad()
 def check_that_the_trained_models_caption_with_it(solution):
     (model, _), (ar_model, _), some = shipped(), shipped("ar"), scenes(64)[:8]
     rule = confident(0.9)
-    ways = {"diffusion phase, full attention": lambda: bench.decoded(model, some, rule).tokens,
+    ways = {"diffusion phase, full attention": lambda: decoded(model, some, rule).tokens,
             "AR phase, causal": lambda: decode_ar(ar_model, *some[:2], 48).tokens}
     whole = F.scaled_dot_product_attention
 
@@ -105,7 +122,9 @@ def check_that_the_trained_models_caption_with_it(solution):
         before = way()
         with mock.patch.object(F, "scaled_dot_product_attention", plug):
             after = way()
-        teach(torch.equal(before, after), f"With your attention inside, the trained model ({name}) captions differently.")
+        teach(torch.equal(before, after),
+              f"With your attention inside, the trained model ({name}) captions differently.")
 
 
-test_exercise = exercise(check_the_values, check_who_sees_whom, check_that_the_trained_models_caption_with_it)
+test_exercise = exercise(check_the_values, check_who_sees_whom,
+                         check_that_the_trained_models_caption_with_it)

@@ -7,24 +7,29 @@ from mini_dimple import draw_t, forward_process, token_nll, weigh
 __all__ = ["test_exercise"]
 B = 6
 MASK = shipped()[0].config.mask_id
-ORDER = "torch.cat([x, x]) and x.repeat(2, ...) put the twins B rows apart, x.repeat_interleave(2, 0) side by side: do not mix them."
+ORDER = ("torch.cat([x, x]) and x.repeat(2, ...) put the twins B rows apart, "
+         "x.repeat_interleave(2, 0) side by side: do not mix them.")
+NAMES = "images", "prompt", "response", "noisy", "masked", "t"
 
 
 def case(seed, n=B):
-    """-> what goes in: the first n scenes with different prompts, so that rows can be told apart; a level of exactly 1 among them."""
+    """-> what goes in: the first n scenes with different prompts, so that rows can be told apart; a
+    level of exactly 1 among them."""
     some, g = scenes(64), torch.Generator().manual_seed(seed)
     t = draw_t(n, "cpu", g)
     t[-1] = 1.0
-    responses = some.responses[:n]
-    return [some.images[:n], some.prompts[:n] + torch.arange(n)[:, None] % 3, responses, forward_process(responses, t, MASK, g)[1], t]
+    prompts, responses = some.prompts[:n] + torch.arange(n)[:, None] % 3, some.responses[:n]
+    masked = forward_process(responses, t, MASK, g)[1]
+    return [some.images[:n], prompts, responses, masked, t]
 
 
 def run(solution, given):
     before = [tensor.clone() for tensor in given]
     answer = solution.twins(*given, MASK)
-    teach(isinstance(answer, tuple) and len(answer) == 6, "twins must return six tensors: images, prompt, response, noisy, masked, t.")
+    teach(isinstance(answer, tuple) and len(answer) == 6,
+          f"twins must return six tensors: {', '.join(NAMES)}.")
     n = len(given[0])
-    for name, tensor, like in zip(("images", "prompt", "response", "noisy", "masked", "t"), answer, (*given[:3], given[2], *given[3:])):
+    for name, tensor, like in zip(NAMES, answer, (*given[:3], given[2], *given[3:])):
         teach_tensor(tensor, (2 * n, *like.shape[1:]), like.dtype, name)
     teach(all(map(torch.equal, given, before)), "Your function writes into its arguments.")
     return answer
@@ -33,27 +38,30 @@ def run(solution, given):
 def check_rows_belong_together(solution):
     given = case(0)
     images, prompt, response, noisy, masked, t = run(solution, given)
-    teach(not (response == MASK).any(), "The response that you return has [MASK]s in it: it is the target of the "
-          "loss and must be the clean one.")
+    teach(not (response == MASK).any(), "The response that you return has [MASK]s in it: it is the "
+          "target of the loss and must be the clean one.")
     partly = masked.any(1) & ~masked.all(1)
     for row in range(2 * B):
-        teach(not (partly[row] and torch.equal(noisy[row] == MASK, ~masked[row])), f"Row {row}: noisy has its [MASK]s "
-              "where the OTHER twin's mask is.")
-    teach(not ((noisy == MASK).all(1) & ~masked.all(1)).any(), "A twin is masked everywhere: you masked the noisy response once more. "
-          "Start from the clean response and mask the complement.")
+        teach(not (partly[row] and torch.equal(noisy[row] == MASK, ~masked[row])),
+              f"Row {row}: noisy has its [MASK]s where the OTHER twin's mask is.")
+    teach(not ((noisy == MASK).all(1) & ~masked.all(1)).any(),
+          "A twin is masked everywhere: you masked the noisy response once more. Start from the "
+          "clean response and mask the complement.")
     teach(torch.equal(noisy == MASK, masked), "noisy must be [MASK] exactly where masked is True.")
-    teach(torch.equal(noisy[~masked], response[~masked]), "What is not masked in a row's noisy response must be that row's own response. "
-          "Are the rows in one order everywhere? " + ORDER)
+    teach(torch.equal(noisy[~masked], response[~masked]),
+          "What is not masked in a row's noisy response must be that row's own response. Are the "
+          "rows in one order everywhere? " + ORDER)
     for row in range(2 * B):
         owner = next((b for b in range(B) if torch.equal(images[row], given[0][b])), None)
-        teach(owner is not None and torch.equal(prompt[row], given[1][owner]) and torch.equal(response[row], given[2][owner]),
-              f"Row {row}: image, prompt and response are of different examples. The model would learn to describe one picture with "
-              "the words of another. " + ORDER)
+        teach(owner is not None and torch.equal(prompt[row], given[1][owner])
+              and torch.equal(response[row], given[2][owner]),
+              f"Row {row}: image, prompt and response are of different examples. The model would "
+              "learn to describe one picture with the words of another. " + ORDER)
 
 
 def pairs(given, answer):
     """-> for each example, its two rows."""
-    same = lambda row, b: torch.equal(answer[2][row], given[2][b]) and torch.equal(answer[0][row], given[0][b])
+    same = lambda row, b: all(torch.equal(answer[i][row], given[i][b]) for i in (2, 0))
     rows = [[row for row in range(2 * B) if same(row, b)] for b in range(B)]
     teach(all(len(two) == 2 for two in rows), "Each example must enter exactly twice.")
     return rows
@@ -64,39 +72,49 @@ def check_each_token_is_predicted_once(solution):
     *_, drawn, levels = given
     *_, masked, t = answer = run(solution, given)
     for b, (one, two) in enumerate(pairs(given, answer)):
-        teach(torch.equal(masked[one], ~masked[two]), "The two masks of an example are not complements: each token must be masked in "
-              "exactly one of the twins. Do the masks come in the same order as the other tensors: B rows apart (torch.cat, repeat) or "
-              "side by side (repeat_interleave)?")
-        teach(any(torch.equal(masked[row], drawn[b]) for row in (one, two)), "One of the twins must have the mask that was drawn.")
+        teach(torch.equal(masked[one], ~masked[two]),
+              "The two masks of an example are not complements: each token must be masked in "
+              "exactly one of the twins. Do the masks come in the same order as the other tensors: "
+              "B rows apart (torch.cat, repeat) or side by side (repeat_interleave)?")
+        teach(any(torch.equal(masked[row], drawn[b]) for row in (one, two)),
+              "One of the twins must have the mask that was drawn.")
         own = one if torch.equal(masked[one], drawn[b]) else two
         twin = two if own == one else one
-        teach(torch.isclose(t[own], levels[b]), "The row with the mask that was drawn keeps its level t.")
+        teach(torch.isclose(t[own], levels[b]),
+              "The row with the mask that was drawn keeps its level t.")
         teach(0.4 < levels[b] < 0.6 or not torch.isclose(t[twin], levels[b]),
-              "The complement has the same t as the mask. Where t is masked in one, 1 - t is masked in the other, and "
-              "the loss divides by the level.")
-        teach(t[twin] > 0, "At t = 1 the complement's level is 0, and the loss divides by it: keep it at least EPS (clamp).")
-        teach(torch.isclose(t[twin], (1 - levels[b]).clamp(min=1e-3)), "The complement's level is 1 - t, at least EPS.")
+              "The complement has the same t as the mask. Where t is masked in one, 1 - t is "
+              "masked in the other, and the loss divides by the level.")
+        teach(t[twin] > 0, "At t = 1 the complement's level is 0, and the loss divides by it: keep "
+              "it at least EPS (clamp).")
+        teach(torch.isclose(t[twin], (1 - levels[b]).clamp(min=1e-3)),
+              "The complement's level is 1 - t, at least EPS.")
 
 
 @torch.no_grad()
 def check_what_it_is_for(solution):
-    """The flat loss of the same 8 scenes, twice each: how much does it depend on the masks that were drawn?"""
+    """The flat loss of the same 8 scenes, twice each: how much does it depend on the masks that
+    were drawn?"""
     model, values = shipped()[0], {"two masks each": [], "mask and complement": []}
 
     def loss(images, prompt, response, noisy, masked, t):
-        return weigh(token_nll(model(images, prompt, noisy, causal=False), response), masked, t, "flat").item()
+        nll = token_nll(model(images, prompt, noisy, causal=False), response)
+        return weigh(nll, masked, t, "flat").item()
+    inputs, response = scenes(64)[:8][:2], scenes(64).responses[:8]
     for seed in range(16):
-        g, response = torch.Generator().manual_seed(seed), scenes(64).responses[:8]
-        one, two = (torch.cat([x, x]) for x in scenes(64)[:8][:2])
+        g = torch.Generator().manual_seed(seed)
+        *twice, both = (torch.cat([x, x]) for x in (*inputs, response))
         t = draw_t(16, "cpu", g)
-        both = torch.cat([response, response])
-        values["two masks each"].append(loss(one, two, both, *forward_process(both, t, MASK, g), t))
+        values["two masks each"].append(loss(*twice, both, *forward_process(both, t, MASK, g), t))
         masked = forward_process(response, t[::2], MASK, g)[1]
-        values["mask and complement"].append(loss(*run(solution, [*scenes(64)[:8][:2], response, masked, t[::2]])))
+        twins = run(solution, [*inputs, response, masked, t[::2]])
+        values["mask and complement"].append(loss(*twins))
     spread = {name: torch.tensor(of).std().item() for name, of in values.items()}
-    print("\nstandard deviation of the loss over 16 draws: " + ", ".join(f"{name} {std:.4f}" for name, std in spread.items()))
-    teach(spread["mask and complement"] < spread["two masks each"], "With complements the loss should depend "
-          "less on the masks that were drawn.")
+    said = ", ".join(f"{name} {std:.4f}" for name, std in spread.items())
+    print("\nstandard deviation of the loss over 16 draws: " + said)
+    teach(spread["mask and complement"] < spread["two masks each"],
+          "With complements the loss should depend less on the masks that were drawn.")
 
 
-test_exercise = exercise(check_rows_belong_together, check_each_token_is_predicted_once, check_what_it_is_for)
+test_exercise = exercise(check_rows_belong_together, check_each_token_is_predicted_once,
+                         check_what_it_is_for)

@@ -29,45 +29,55 @@ def lessons(model, images, prompt, response, masked, t):
     over = lambda nll: ((nll * masked).sum(1) / t).mean().item() / W
     right = nll(*given, noisy)
     kept = (right * masked).sum(1)
-    unshifted = ("The shift is missing: you read each token's logits at its own position. The state at position i predicts token i + 1, "
-                 "in both phases; the first response token is predicted at the last prompt token.")
-    first = "All is right but the first response token: it is predicted at the last prompt token, position V + P - 1 of the sequence. "
+    unshifted = ("The shift is missing: you read each token's logits at its own position. The "
+                 "state at position i predicts token i + 1, in both phases; the first response "
+                 "token is predicted at the last prompt token.")
+    first = ("All is right but the first response token: it is predicted at the last prompt token, "
+             "position V + P - 1 of the sequence. ")
+    all_tokens = ("You averaged over all tokens of the response. Only masked tokens count: the "
+                  "others stand in the input, to predict them is to copy.")
     x = torch.cat([model.prefix(images, prompt), model.embedding(noisy)], 1)
-    logits = model.head(model.transformer(x, False)[0][:, -W:])  # of the response's own positions: not shifted
-    own_place = token_nll(logits, response)
+    logits = model.head(model.transformer(x, False)[0][:, -W:])  # not shifted
+    own_place, without_first = token_nll(logits, response), (right * masked)[:, 1:].sum(1)
+    masked_prompt = torch.full_like(prompt, model.config.mask_id)
     return over(right), [
         (over(own_place), unshifted),
-        (own_place[masked].mean().item(), unshifted + " (And it is not the mean over all masked tokens, but the paper's weighting.)"),
-        (over(token_nll(logits.roll(-1, 1), response)), "The shift goes the wrong way: the logits for a token "
-            "stand one position BEFORE it."),
-        (over(token_nll(logits.roll(1, 1), response)), first + "Yours is read from the end of the window, "
-            "where rolling the logits put it."),
-        (((right * masked)[:, 1:].sum(1) / t).mean().item() / W, first + "Yours is left out."),
-        (((right * masked)[:, 1:].sum(1) / t).mean().item() / (W - 1), first + "Yours is left out."),
-        (over(nll(*given, noisy, causal=True)), "You ran the transformer under the causal mask. The diffusion phase has full attention: "
-            "a masked token may look at what follows it."),
-        (over(nll(*given, response)), "The model sees the response without its masks, the answer itself: give it "
-            "[MASK] where `masked` is True."),
-        (over(nll(model, images, torch.full_like(prompt, model.config.mask_id), response, noisy)),
-            "You masked the prompt. Image and prompt are never masked: they are what the response is conditioned on."),
-        ((right.sum(1) / t).mean().item() / W, "You averaged over all tokens of the response. Only masked tokens count: the others stand "
-            "in the input, to predict them is to copy."),
-        (right.mean().item(), "You averaged over all tokens of the response. Only masked tokens count: the others stand in the "
-            "input, to predict them is to copy."),
-        ((kept / masked.sum(1).clamp(min=1)).mean().item(), "You took the mean over each example's masked tokens. That is the public "
-            "code's variant; the paper divides by t and by W (their number is about t * W, but not exactly)."),
-        ((kept.sum() / masked.sum()).item(), "You took the mean over all masked tokens of the batch. That is this repository's default "
-            "(\"flat\"), but the paper's objective weights each example by 1/t."),
-        (kept.mean().item() / W, "The weight 1/t is missing. About t * W tokens are masked; 1/t makes up for that, so "
-            "that every level counts alike."),
-        (kept.mean().item() / W / t.mean().item(), "You divide by the mean level of the batch: each example is divided by its own t."),
-        ((kept[:, None] / t).mean().item() / W, "t was broadcast against the whole batch, (B, 1) against (B,): every example is divided "
-            "by every level. Sum over dim 1 without keepdim, so that (B,) is divided by (B,)."),
+        (own_place[masked].mean().item(), unshifted + " (And it is not the mean over all masked "
+         "tokens, but the paper's weighting.)"),
+        (over(token_nll(logits.roll(-1, 1), response)),
+         "The shift goes the wrong way: the logits for a token stand one position BEFORE it."),
+        (over(token_nll(logits.roll(1, 1), response)), first + "Yours is read from the end of the "
+         "window, where rolling the logits put it."),
+        ((without_first / t).mean().item() / W, first + "Yours is left out."),
+        ((without_first / t).mean().item() / (W - 1), first + "Yours is left out."),
+        (over(nll(*given, noisy, causal=True)), "You ran the transformer under the causal mask. "
+         "The diffusion phase has full attention: a masked token may look at what follows it."),
+        (over(nll(*given, response)), "The model sees the response without its masks, the answer "
+         "itself: give it [MASK] where `masked` is True."),
+        (over(nll(model, images, masked_prompt, response, noisy)), "You masked the prompt. Image "
+         "and prompt are never masked: they are what the response is conditioned on."),
+        ((right.sum(1) / t).mean().item() / W, all_tokens),
+        (right.mean().item(), all_tokens),
+        ((kept / masked.sum(1).clamp(min=1)).mean().item(), "You took the mean over each example's "
+         "masked tokens. That is the public code's variant; the paper divides by t and by W (their "
+         "number is about t * W, but not exactly)."),
+        ((kept.sum() / masked.sum()).item(), "You took the mean over all masked tokens of the "
+         "batch. That is this repository's default (\"flat\"), but the paper's objective weights "
+         "each example by 1/t."),
+        (kept.mean().item() / W, "The weight 1/t is missing. About t * W tokens are masked; 1/t "
+         "makes up for that, so that every level counts alike."),
+        (kept.mean().item() / W / t.mean().item(),
+         "You divide by the mean level of the batch: each example is divided by its own t."),
+        ((kept[:, None] / t).mean().item() / W, "t was broadcast against the whole batch, (B, 1) "
+         "against (B,): every example is divided by every level. Sum over dim 1 without keepdim, "
+         "so that (B,) is divided by (B,)."),
         ((kept * t).mean().item() / W, "You multiply by t; the weight is 1/t."),
-        ((kept / t).mean().item(), "Divide by the window length W, too, so that the loss is per token and does not grow with the window."),
+        ((kept / t).mean().item(), "Divide by the window length W, too, so that the loss is per "
+         "token and does not grow with the window."),
         ((kept / t).mean().item() / x.shape[1],
-            "Divide by the length of the response window, W, not of the whole sequence."),
-        ((kept / t).sum().item() / W, "Take the mean over the examples of the batch, not their sum."),
+         "Divide by the length of the response window, W, not of the whole sequence."),
+        ((kept / t).sum().item() / W,
+         "Take the mean over the examples of the batch, not their sum."),
         (-over(right), "The sign is wrong: the loss is MINUS the log-probability."),
     ]
 
@@ -77,16 +87,18 @@ def check_the_value(solution):
         arguments = case(levels, seed)
         keep = [a.clone() for a in arguments[1:]]
         loss = solution.diffusion_loss(*arguments)
-        teach(all(torch.equal(a, b) for a, b in zip(arguments[1:], keep)), "Your function writes into its arguments; work on "
-              "copies (masked_fill makes one).")
+        teach(all(torch.equal(a, b) for a, b in zip(arguments[1:], keep)),
+              "Your function writes into its arguments; work on copies (masked_fill makes one).")
         teach_tensor(loss, (), torch.float32, "the loss")
         right, wrong = lessons(*arguments)
         mine = loss.item()
         if abs(mine - right) > 1e-4 * right:
             value, lesson = min(wrong, key=lambda one: abs(one[0] - mine))
-            teach(abs(value - mine) > 3e-5 * abs(mine), f"{lesson}\n(Yours: {mine:.4f}; right: {right:.4f} nats.)")
-            teach(False, f"Your loss is {mine:.4f}, the right one is {right:.4f} nats. Take it apart: one example, one masked token; "
-                  "which position's logits score it, what is it divided by?")
+            teach(abs(value - mine) > 3e-5 * abs(mine),
+                  f"{lesson}\n(Yours: {mine:.4f}; right: {right:.4f} nats.)")
+            teach(False, f"Your loss is {mine:.4f}, the right one is {right:.4f} nats. Take it "
+                  "apart: one example, one masked token; which position's logits score it, what is "
+                  "it divided by?")
 
 
 def check_that_it_can_be_trained_with(solution):
@@ -94,19 +106,24 @@ def check_that_it_can_be_trained_with(solution):
     model, loss = arguments[0], solution.diffusion_loss(*arguments)
     teach(loss.requires_grad, "No gradient flows back from your loss: no .item(), no .detach(), no "
           "torch.no_grad(), no new tensor on the way.")
-    gradients = torch.autograd.grad(loss, [model.head.weight, model.blocks[0].qkv.weight, model.vit.embed.weight], allow_unused=True)
-    teach(all(gradient is not None for gradient in gradients), "The gradient does not reach the whole model, from the head back to the "
-          "vision encoder: is there a .detach() or torch.no_grad() on the way?")
+    weights = [model.head.weight, model.blocks[0].qkv.weight, model.vit.embed.weight]
+    gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+    teach(all(gradient is not None for gradient in gradients),
+          "The gradient does not reach the whole model, from the head back to the vision encoder: "
+          "is there a .detach() or torch.no_grad() on the way?")
 
 
 def check_an_example_without_masks(solution):
     *arguments, masked, t = case([0.5, 0.001])
     masked[1] = False
     loss = solution.diffusion_loss(*arguments, masked, t)
-    teach(loss.isfinite(), f"At small t an example may have no masked token at all. It counts 0; yours makes the loss {loss.item()}.")
+    teach(loss.isfinite(), "At small t an example may have no masked token at all. It counts 0; "
+          f"yours makes the loss {loss.item()}.")
     right = lessons(*arguments, masked, t)[0]
-    teach(abs(loss.item() - right) <= 1e-4 * right, f"With one of two examples without any mask, your loss is {loss.item():.4f}, the "
-          f"right one {right:.4f}: such an example counts 0, and still counts as an example in the mean over the batch.")
+    teach(abs(loss.item() - right) <= 1e-4 * right, "With one of two examples without any mask, "
+          f"your loss is {loss.item():.4f}, the right one {right:.4f}: such an example counts 0, "
+          "and still counts as an example in the mean over the batch.")
 
 
-test_exercise = exercise(check_the_value, check_that_it_can_be_trained_with, check_an_example_without_masks)
+test_exercise = exercise(check_the_value, check_that_it_can_be_trained_with,
+                         check_an_example_without_masks)

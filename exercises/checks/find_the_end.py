@@ -15,10 +15,12 @@ def decoded(solution, b):
     """-> the tokens that the student's loop gives scene b, and the windows that its passes saw."""
     (model, _), some = shipped(), scenes(64)
     images, prompt, window = some[b:b + 1]
-    with watched(model, images, prompt, window.shape[1] + 1, "Your loop does not end. Is at least one token committed in each iteration, "
-        "and [MASK] never proposed?") as seen:
+    endless = ("Your loop does not end. Is at least one token committed in each iteration, and "
+               "[MASK] never proposed?")
+    with watched(model, images, prompt, window.shape[1] + 1, endless) as seen:
         tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
-    teach_tensor(tokens, window.shape, torch.long, "tokens (pad them with EOS to the window that you were given)")
+    teach_tensor(tokens, window.shape, torch.long,
+                 "tokens (pad them with EOS to the window that you were given)")
     return tokens[0], [p.window for p in seen[0]]
 
 
@@ -28,17 +30,19 @@ def check_where_the_window_is_cut(solution):
         tokens, windows = decoded(solution, b)
         teach(not (tokens == config.mask_id).any(), "There are [MASK]s left in the tokens.")
         for before, after in zip(windows, [*windows[1:], None]):
-            teach(not (before[:-1] == config.eos_id).any(), "A pass ran over a window in which an EOS was committed, with more behind "
-                  "it: cut behind the FIRST committed EOS.")
-            teach(after is None or len(after) <= len(before), "The window has grown again from one pass to the next.")
+            teach(not (before[:-1] == config.eos_id).any(), "A pass ran over a window in which an "
+                  "EOS was committed, with more behind it: cut behind the FIRST committed EOS.")
+            teach(after is None or len(after) <= len(before),
+                  "The window has grown again from one pass to the next.")
             if after is not None and len(after) < len(before):
-                teach(after[-1] == config.eos_id, "The window was cut where no EOS stands at its new end. Either the EOS itself was cut "
-                      "off, and the model no longer sees how long the answer is to be: cut behind it. Or you cut at an EOS that was "
+                teach(after[-1] == config.eos_id, "The window was cut where no EOS stands at its "
+                      "new end. Either the EOS itself was cut off, and the model no longer sees "
+                      "how long the answer is to be: cut behind it. Or you cut at an EOS that was "
                       "proposed, not committed: a proposal may still change.")
             if after is not None:
                 kept = before[:len(after)] != config.mask_id
-                teach(torch.equal(after[kept], before[:len(after)][kept]), "A committed token has changed or "
-                      "moved when the window was cut.")
+                teach(torch.equal(after[kept], before[:len(after)][kept]),
+                      "A committed token has changed or moved when the window was cut.")
 
 
 def check_an_earlier_end_later(solution):
@@ -61,12 +65,14 @@ def check_an_earlier_end_later(solution):
         return logits, []
     with mock.patch.object(model, "score", score):
         tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
-    teach(lengths[1:2] != [6], "You cut at an EOS that was proposed, not committed: a proposal may still change.")
-    teach(lengths[:3] == [48, 31, 13], "A model that commits an EOS at place 30 in its first pass and another at place 12 in its "
-          f"second must see windows of 48, 31 and 13 tokens; yours sees {lengths[:3]}. Look for the first EOS after every pass: "
-          "an earlier one may come later.")
-    teach(tokens[0].tolist() == [7] * 12 + [eos_id] * 36, "In that case the response is the 12 words before the "
-          "earlier EOS, and EOS after them.")
+    teach(lengths[1:2] != [6],
+          "You cut at an EOS that was proposed, not committed: a proposal may still change.")
+    teach(lengths[:3] == [48, 31, 13],
+          "A model that commits an EOS at place 30 in its first pass and another at place 12 in "
+          f"its second must see windows of 48, 31 and 13 tokens; yours sees {lengths[:3]}. Look "
+          "for the first EOS after every pass: an earlier one may come later.")
+    teach(tokens[0].tolist() == [7] * 12 + [eos_id] * 36,
+          "In that case the response is the 12 words before the earlier EOS, and EOS after them.")
 
 
 def check_it_pays_and_captions_stay_right(solution):
@@ -77,13 +83,17 @@ def check_it_pays_and_captions_stay_right(solution):
         shrunk, whole = shrunk + sum(map(len, windows)), whole + W * len(windows)
         ids = tokens.tolist()
         end = ids.index(model.config.eos_id) if model.config.eos_id in ids else W
-        teach(set(ids[end:]) <= {model.config.eos_id}, "After the response's first EOS everything is EOS.")
+        teach(set(ids[end:]) <= {model.config.eos_id},
+              "After the response's first EOS everything is EOS.")
         texts.append(tokenizer.decode(ids[:end]))
     right = sum(some.grade(texts)[0])
-    print(f"\n{right} of {N} captions fully right; {shrunk} positions of the window computed instead of {whole}: {shrunk / whole:.0%}")
-    teach(right >= 0.95 * N, f"Only {right} of {N} captions are fully right, for example {texts[0]!r}.")
-    teach(shrunk < 0.85 * whole, f"{shrunk} positions were computed, {shrunk / whole:.0%} of what the whole window takes: is it cut as "
-          "soon as an EOS is committed?")
+    print(f"\n{right} of {N} captions fully right; {shrunk} positions of the window computed "
+          f"instead of {whole}: {shrunk / whole:.0%}")
+    teach(right >= 0.95 * N,
+          f"Only {right} of {N} captions are fully right, for example {texts[0]!r}.")
+    teach(shrunk < 0.85 * whole, f"{shrunk} positions were computed, {shrunk / whole:.0%} of what "
+          "the whole window takes: is it cut as soon as an EOS is committed?")
 
 
-test_exercise = exercise(check_where_the_window_is_cut, check_an_earlier_end_later, check_it_pays_and_captions_stay_right)
+test_exercise = exercise(check_where_the_window_is_cut, check_an_earlier_end_later,
+                         check_it_pays_and_captions_stay_right)

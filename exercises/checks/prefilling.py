@@ -3,8 +3,8 @@ from types import SimpleNamespace
 
 import torch
 
-from bench import decoded, graded
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from lab.evaluate import decoded, graded
 from mini_dimple import confident
 
 __all__ = ["test_exercise"]
@@ -18,19 +18,23 @@ def some_prefix():
 
 
 def form(past, P, what):
-    """Fail unless `past` is a list of (keys, values) of P positions for each layer; P is V + P - 1 of the exercise."""
+    """Fail unless `past` is a list of (keys, values) of P positions for each layer; P is V + P - 1
+    of the exercise."""
     config, W = shipped()[0].config, scenes(64).windows.shape[1]
-    teach(isinstance(past, (list, tuple)) and len(past) == config.layers and all(len(kv) == 2 for kv in past),
+    teach(isinstance(past, (list, tuple)) and len(past) == config.layers
+          and all(len(kv) == 2 for kv in past),
           f"{what} must be a list with one (keys, values) for each of the {config.layers} layers.")
     for tensor in (tensor for kv in past for tensor in kv):
         teach(isinstance(tensor, torch.Tensor) and tensor.dim() == 4,
               f"{what} must hold tensors of four dimensions, (B, nh, positions, hd).")
         n = tensor.shape[2]
-        teach(n != P + 1, f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift needs it), so every later "
-              "pass would see it twice: keep what precedes it.")
-        teach(n != P + 1 + W, f"{what} keeps the window, too. Later passes would see the new window and the old, all "
-              "[MASK]: keep the prefix only.")
-        teach_tensor(tensor, (len(tensor), config.heads, P, config.width // config.heads), torch.float32, f"each tensor of {what}")
+        teach(n != P + 1,
+              f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift "
+              "needs it), so every later pass would see it twice: keep what precedes it.")
+        teach(n != P + 1 + W, f"{what} keeps the window, too. Later passes would see the new "
+              "window and the old, all [MASK]: keep the prefix only.")
+        shape = len(tensor), config.heads, P, config.width // config.heads
+        teach_tensor(tensor, shape, torch.float32, f"each tensor of {what}")
 
 
 def exact(prefix, tokens):
@@ -56,10 +60,10 @@ def check_the_first_pass_and_what_it_keeps(solution):
     logits, past = answer
     teach_tensor(logits, (*window.shape, model.config.vocab_size), torch.float32, "logits")
     hidden = model.transformer(torch.cat([prefix, model.embedding(window)], 1), False)[0]
-    teach(not same(logits, model.head(hidden[:, -window.shape[1]:])), "The shift is missing: a token's logits stand one position before "
-          "it; the first one's at the last prompt token.")
-    teach(same(logits, exact(prefix, window)), "The logits of the first pass are not those of a plain pass over prefix "
-          "and window, in full attention.")
+    teach(not same(logits, model.head(hidden[:, -window.shape[1]:])), "The shift is missing: a "
+          "token's logits stand one position before it; the first one's at the last prompt token.")
+    teach(same(logits, exact(prefix, window)), "The logits of the first pass are not those of a "
+          "plain pass over prefix and window, in full attention.")
     form(past, prefix.shape[1] - 1, "past")
 
 
@@ -70,12 +74,13 @@ def check_a_later_pass(solution):
     form(past, prefix.shape[1] - 1, "past")
     again = solution.later_pass(model, prefix[:, -1:], window, past)
     teach_tensor(again, logits.shape, torch.float32, "the logits of later_pass")
-    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass gives other logits than first_pass "
-          "did. Does it feed [last prompt token][window], hand in the past, and read the logits one position before each token?")
+    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass "
+          "gives other logits than first_pass did. Does it feed [last prompt token][window], hand "
+          "in the past, and read the logits one position before each token?")
     half = torch.where(torch.arange(window.shape[1]) < 20, scenes(64).responses[:B], window)
     stale = solution.later_pass(model, prefix[:, -1:], half, past)
-    teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems to run the prefix anew. Then nothing "
-          "is saved; use the past that it is given.")
+    teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems "
+          "to run the prefix anew. Then nothing is saved; use the past that it is given.")
     print(f"\nstale, 20 tokens committed: {moved(stale, exact(prefix, half))}")
 
 
@@ -84,18 +89,22 @@ def check_the_naive_prefix(solution):
     (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
     past = solution.naive_past(model, prefix)
     form(past, prefix.shape[1] - 1, "the naive past")
-    kept = lambda x, causal: [tensor[:, :, :prefix.shape[1] - 1] for kv in model.transformer(x, causal)[1] for tensor in kv]
-    near = lambda other: all(map(same, (tensor for kv in past for tensor in kv), other))
     before = prefix[:, :-1]
-    teach(not near(kept(before, True)), "You ran the prefix under the causal mask, as one would for an AR model. In the diffusion phase "
-          "image and prompt see each other both ways.")
-    teach(not near(kept(prefix, False)), "What is kept has seen the last prompt token. Run what precedes it alone, so that it "
-          "depends on nothing that comes later.")
-    teach(not near(kept(torch.cat([prefix, model.embedding(window)], 1), False)), "What is kept has seen the window: that is prefilling "
-          "as published, not the naive prefix.")
-    teach(near(kept(before, False)), "The naive past is not what one pass over the prefix without its last token gives.")
+    kept = lambda x, causal: [tensor[:, :, :before.shape[1]]
+                              for kv in model.transformer(x, causal)[1] for tensor in kv]
+    near = lambda other: all(map(same, (tensor for kv in past for tensor in kv), other))
+    teach(not near(kept(before, True)), "You ran the prefix under the causal mask, as one would "
+          "for an AR model. In the diffusion phase image and prompt see each other both ways.")
+    teach(not near(kept(prefix, False)), "What is kept has seen the last prompt token. Run what "
+          "precedes it alone, so that it depends on nothing that comes later.")
+    teach(not near(kept(torch.cat([prefix, model.embedding(window)], 1), False)),
+          "What is kept has seen the window: that is prefilling as published, not the naive "
+          "prefix.")
+    teach(near(kept(before, False)),
+          "The naive past is not what one pass over the prefix without its last token gives.")
     naive = solution.later_pass(model, prefix[:, -1:], window, past)
-    print(f"\nnaive, in the first pass already: {moved(naive, exact(prefix, window))}; prefilling as published: none")
+    print(f"\nnaive, in the first pass already: {moved(naive, exact(prefix, window))}; prefilling "
+          "as published: none")
 
 
 def check_captions(solution):
@@ -107,12 +116,15 @@ def check_captions(solution):
                 return solution.first_pass(model, prefix, response)
             past = past or solution.naive_past(model, prefix)
             return solution.later_pass(model, prefix[:, -1:], response, past), past
-        passes = SimpleNamespace(config=model.config, check=model.check, prefix=model.prefix,
-                                 score=score)  # what `prefilled` and `decoded` need of a model
+        passes = SimpleNamespace(config=model.config, embedding=model.embedding,
+                                 prefix=model.prefix, score=score)  # all that `prefilled` needs
         return sum(graded(lambda rows: decoded(passes, some[rows], confident(0.9)), some)[0]) / 64
     published, naive = captions(False), captions(True)
-    print(f"\nfully right: {published:.1%} with prefilling as published, {naive:.1%} with the naive prefix")
-    teach(published >= 0.95, f"With your passes only {published:.1%} of 64 captions are fully right.")
+    print(f"\nfully right: {published:.1%} with prefilling as published, {naive:.1%} with the "
+          "naive prefix")
+    teach(published >= 0.95,
+          f"With your passes only {published:.1%} of 64 captions are fully right.")
 
 
-test_exercise = exercise(check_the_first_pass_and_what_it_keeps, check_a_later_pass, check_the_naive_prefix, check_captions)
+test_exercise = exercise(check_the_first_pass_and_what_it_keeps, check_a_later_pass,
+                         check_the_naive_prefix, check_captions)

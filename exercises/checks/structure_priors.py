@@ -1,4 +1,5 @@
-"""Checks exercise 7: windows token by token, and captions that keep what they are given and say what the picture shows."""
+"""Checks exercise 7: windows token by token, and captions that keep what they are given and say
+what the picture shows."""
 import re
 
 import torch
@@ -6,8 +7,8 @@ import torch
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
 
 __all__ = ["test_exercise"]
-CASES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>", "_ _ _ a large _ circle", "the picture shows<end>", "", "_",
-         "there is just a _ red"]
+CASES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>", "_ _ _ a large _ circle",
+         "the picture shows<end>", "", "_", "there is just a _ red"]
 
 
 def slow_window(template, length, tokenizer):
@@ -15,7 +16,8 @@ def slow_window(template, length, tokenizer):
     body, end, _ = template.partition("<end>")
     ids = []
     for i, piece in enumerate(body.split("_")):
-        ids += [tokenizer.mask_id] * (i > 0) + tokenizer.encode(piece.rstrip(" ") if i < body.count("_") else piece)
+        words = piece.rstrip(" ") if i < body.count("_") else piece
+        ids += [tokenizer.mask_id] * (i > 0) + tokenizer.encode(words)
     return ids + [tokenizer.eos_id if end else tokenizer.mask_id] * (length - len(ids))
 
 
@@ -25,21 +27,28 @@ def check_windows(solution):
     for template in CASES:
         window = solution.make_window(template, 24, tokenizer)
         teach_tensor(window, (1, 24), torch.long, "the window")
-        mine, right, said = window[0].tolist(), slow_window(template, 24, tokenizer), f"Template {template!r}: "
+        mine, right = window[0].tolist(), slow_window(template, 24, tokenizer)
+        said = f"Template {template!r}: "
         text = tokenizer.decode(mine)
-        teach("_" not in text, said + "a `_` became a token of its own, the letter; it stands for tokenizer.mask_id.")
-        teach("<" not in text, said + "`<end>` became letters; it says that tokenizer.eos_id fills the rest.")
+        teach("_" not in text, said + "a `_` became a token of its own, the letter; it stands for "
+              "tokenizer.mask_id.")
+        teach("<" not in text,
+              said + "`<end>` became letters; it says that tokenizer.eos_id fills the rest.")
         space = tokenizer.encode(" ")[0]
-        teach(space not in mine, said + "a space became a token of its own. A word's token includes the space before it, so the one "
-              "before a `_` belongs to the free token: leave it out.")
+        teach(space not in mine,
+              said + "a space became a token of its own. A word's token includes the space before "
+              "it, so the one before a `_` belongs to the free token: leave it out.")
         if not template.endswith("<end>"):
-            teach(eos not in mine, said + "what follows is not given, so it must be free: [MASK], not EOS. With EOS you say "
-                  "that the response ends here.")
+            teach(eos not in mine, said + "what follows is not given, so it must be free: [MASK], "
+                  "not EOS. With EOS you say that the response ends here.")
         else:
-            teach(mine[-1] == eos, said + "after `<end>` every token is EOS, to the end of the window: all of them are given.")
-        teach(mine == right, said + f"the window is {tokens(mine, tokenizer)}, it should be {tokens(right, tokenizer)}. Encode a stretch "
-              "of text whole: a word's token includes the space before it.")
-    teach(mask not in solution.make_window("i can see a small red circle at the top left<end>", 24, tokenizer),
+            teach(mine[-1] == eos, said + "after `<end>` every token is EOS, to the end of the "
+                  "window: all of them are given.")
+        teach(mine == right, said + f"the window is {tokens(mine, tokenizer)}, it should be "
+              f"{tokens(right, tokenizer)}. Encode a stretch of text whole: a word's token "
+              "includes the space before it.")
+    whole = "i can see a small red circle at the top left<end>"
+    teach(mask not in solution.make_window(whole, 24, tokenizer),
           "A template without `_` but with `<end>` leaves nothing free.")
 
 
@@ -51,7 +60,8 @@ def tokens(ids, tokenizer):
 def answers(solution, some, rows, template):
     model, tokenizer = shipped()
     texts = solution.infill(model, tokenizer, some.images[rows], some.prompts[rows], template)
-    teach(isinstance(texts, list) and len(texts) == len(rows) and all(isinstance(text, str) for text in texts),
+    teach(isinstance(texts, list) and len(texts) == len(rows)
+          and all(isinstance(text, str) for text in texts),
           f"infill must return a list of {len(rows)} strings.")
     return texts
 
@@ -62,11 +72,12 @@ def check_the_wording_is_kept(solution):
                               ("there is just _ _ _ _ at", r"there is just a \w+ \w+ \w+ at the ")):
         texts = answers(solution, some, rows, template)
         for text in texts:
-            teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is given belongs into the window, where it "
-                  "cannot change (a prompt is only advice), and the window is as long as model.config.window.")
+            teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is "
+                  "given belongs into the window, where it cannot change (a prompt is only "
+                  "advice), and the window is as long as model.config.window.")
         right = sum(some.grade(texts)[0])
-        teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right, for example {texts[0]!r}. Is each picture "
-              "decoded with its own image and prompt?")
+        teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right, for "
+              f"example {texts[0]!r}. Is each picture decoded with its own image and prompt?")
 
 
 def check_a_length_can_be_given(solution):
@@ -75,8 +86,9 @@ def check_a_length_can_be_given(solution):
     texts = answers(solution, some, rows, "i can see a _ _ _ at the _ _<end>")
     for row, text in zip(rows, texts):
         thing = some.split.scenes[row][0]
-        teach(text == "i can see " + some.board.phrase(thing, "at"), "A picture of one object, with the length given, came out as "
-              f"{text!r}; it shows {some.board.phrase(thing, 'at')!r}.")
+        teach(text == "i can see " + some.board.phrase(thing, "at"),
+              f"A picture of one object, with the length given, came out as {text!r}; it shows "
+              f"{some.board.phrase(thing, 'at')!r}.")
 
 
 test_exercise = exercise(check_windows, check_the_wording_is_kept, check_a_length_can_be_given)

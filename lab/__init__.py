@@ -1,0 +1,1 @@
+"""What decodes, grades, times and draws; checkpoint files; helpers of the command line."""

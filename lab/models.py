@@ -1,0 +1,147 @@
+"""The models that the claims share: trained by `python train.py`, a process each, where they are
+missing, and read back from its folder."""
+import ast
+import hashlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+from lab.checkpoint import ROOT, load
+from lab.evaluate import Scenes, default_way, graded
+from lab.training import TRAINING
+
+TRAINED_BY = ("mini_dimple.py", "tokenizer.py", "train.py", "data/*.py", "lab/training.py",
+              "lab/variants.py")
+
+
+class Recipe(NamedTuple):
+    """What a claim trains: steps of both phases, and train.py's options of the diffusion phase."""
+    ar_steps: int
+    diffusion_steps: int
+    weighting: str = "flat"
+    complementary: bool = False
+    padding: str = "random"
+    prefix_mask: bool = False
+
+    @property
+    def steps(self):
+        return self.ar_steps + self.diffusion_steps
+
+    def words(self):
+        """train.py's words for the options that are not the default."""
+        words = []
+        for name, value in self._asdict().items():
+            if value != Recipe._field_defaults.get(name, value):
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+        return words
+
+
+def digest(*patterns):
+    """Of Python files below the repository's folder: what their code says, without comments and
+    docstrings."""
+    said = []
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern)):
+        tree = ast.parse(path.read_text("utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
+                    body[0].value, ast.Constant):
+                body[0].value.value = ""
+        said.append(ast.dump(tree))
+    return hashlib.sha256("".join(said).encode()).hexdigest()[:8]
+
+
+class Lab:
+    """The models, and the scenes they are measured on."""
+
+    def __init__(self, args, device):
+        self.out, self.device = args.out / "quick" if args.quick else args.out, device
+        self.seeds = range(1 if args.quick else args.seeds)
+        self.n_scenes = 8 if args.quick else args.scenes
+        self.few = ["--examples", 200] if args.quick else []
+        steps = TRAINING["tiny"]
+        self.default = (Recipe(4, 8) if args.quick else
+                        Recipe(steps["ar_steps"], steps["diffusion_steps"]))
+        self.trained_by = digest(*TRAINED_BY)  # after a change of code all is trained anew
+        self.graded, self.scenes = {}, {}
+
+    def folder(self, recipe, seed):
+        words = [f"{name}_{value}" for name, value in recipe._asdict().items()
+                 if value != Recipe._field_defaults.get(name)]
+        return self.out / "models" / "-".join(
+            [*words, f"seed_{seed}", self.device.type, self.trained_by])
+
+    def kept(self, recipe):
+        """At which steps the weights are kept: of the default recipe at each quarter of the
+        diffusion phase, of others at the end."""
+        quarters = [recipe.ar_steps + recipe.diffusion_steps * i // 4 for i in (1, 2, 3, 4)]
+        return quarters if recipe == self.default else [recipe.steps]
+
+    def path(self, recipe, seed, step=None):
+        name = f"step_{step}.pt" if step not in (None, recipe.steps) else "mini_dimple.pt"
+        return self.folder(recipe, seed) / name
+
+    def missing(self, plan):
+        """(recipe, seed) of every model of the plan that must still be trained, the AR phase of
+        each before it."""
+        wanted = [(made, seed) for recipe in plan.values()
+                  for made in (Recipe(recipe.ar_steps, 0), recipe)
+                  if made.steps for seed in self.seeds]
+        return [one for one in dict.fromkeys(wanted) if not self.complete(*one)]
+
+    def complete(self, recipe, seed):
+        return (self.folder(recipe, seed) / "result.json").exists()
+
+    def words(self, recipe, seed):
+        """train.py's command line. An AR phase is trained once, and shared by all recipes that
+        begin with it: its steps do not depend on what follows."""
+        ar, diffusion, kept = recipe.ar_steps, recipe.diffusion_steps, self.kept(recipe)[:-1]
+        if not diffusion:
+            steps = ["--recipe", "ar", "--ar-steps", ar]
+        elif not ar:
+            steps = ["--recipe", "diffusion", "--diffusion-steps", diffusion]
+        else:
+            first = self.folder(Recipe(ar, 0), seed) / "ar_phase.pt"
+            steps = ["--ar-phase", first, "--diffusion-steps", diffusion]
+        keep = ["--keep", *kept] if kept else []
+        return ["--out", self.folder(recipe, seed), "--seed", seed, "--device", self.device.type,
+                "--evaluate", 0, *self.few, *steps, *recipe.words(), *keep]
+
+    def train(self, recipe, seed):
+        """Train a model, or go on where an earlier call was interrupted; `missing` before it are
+        there. Its output goes into train.txt in its folder. Raises ValueError if train.py fails."""
+        folder = self.folder(recipe, seed)
+        folder.mkdir(parents=True, exist_ok=True)
+        how = "--resume" if (folder / "last.pt").exists() else "--overwrite"
+        words = [sys.executable, ROOT / "train.py", *self.words(recipe, seed), how]
+        with open(folder / "train.txt", "w") as log:
+            process = subprocess.Popen([*map(str, words)], stdout=log, stderr=subprocess.STDOUT)
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # Ctrl-C reaches it, too: it saves what it has
+                raise
+        if code:
+            lines = (folder / "train.txt").read_text(errors="replace").split("\n")
+            last = [line for line in lines if line.strip()][-1:] or [f"exit status {code}"]
+            raise ValueError(f"{folder}: {last[0]}; delete this folder to train it again")
+
+    def model(self, recipe, seed, step=None):
+        """-> the trained model and the scenes."""
+        model, tokenizer, _ = load(self.path(recipe, seed, step), self.device)
+        if seed not in self.scenes:
+            self.scenes[seed] = Scenes(model.config, tokenizer, self.n_scenes, self.device)
+        return model, self.scenes[seed]
+
+    def grade(self, recipe, seed, step=None):
+        """A model's captions, decoded as usual: right, well formed, iterations, one of each per
+        scene. Measured once."""
+        key = recipe, seed, step or recipe.steps
+        if key not in self.graded:
+            model, scenes = self.model(*key)
+            phase = "diffusion" if recipe.diffusion_steps else "ar"
+            self.graded[key] = graded(default_way(model, scenes, phase), scenes)
+        return self.graded[key]
+
+    def grades(self, recipe):
+        return [self.grade(recipe, seed) for seed in self.seeds]

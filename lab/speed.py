@@ -1,0 +1,249 @@
+"""`python -m lab speed decode | training`: wall time. The ways of one table are timed in turn."""
+import math
+import statistics
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from data import Batches
+from lab.board import load_pair
+from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
+from lab.results import table, where, write_part
+from lab.training import TRAINING, autocast, low_precision, make_optimizers, phase_loss, prepare
+from mini_dimple import Config, Dimple, decode_ar, full
+from rules import resolve
+
+
+def timed(ways, device, repeats):
+    """name -> function, run in turns -> name -> median seconds. Everything once before, to warm
+    up."""
+    seconds = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            start = now(device)
+            way(turn)
+            if turn:
+                seconds[name].append(now(device) - start)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+# ---------------------------------------------------------------- decoding
+
+def compiled(score):
+    """`Dimple.score` through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
+    fast = torch.compile(score, dynamic=False, mode="reduce-overhead")
+
+    def wrapper(*arguments, **options):
+        logits, cache = fast(*arguments, **options)
+        # the next replay of a graph overwrites its outputs
+        return logits.clone(), [(k.clone(), v.clone()) for k, v in cache]
+    return wrapper
+
+
+def share_in_model(model, batch, rule, device, repeats=5):
+    """Of the wall time of `decode`, the share spent inside the model's forward passes, vision
+    encoder included."""
+    inside = 0.0
+
+    def clocked(method):
+        def wrapper(*arguments, **options):
+            nonlocal inside
+            start = now(device)
+            answer = method(*arguments, **options)
+            inside += now(device) - start
+            return answer
+        return wrapper
+    decoded(model, batch, rule)
+    model.prefix, model.score = clocked(model.prefix), clocked(model.score)
+    start = now(device)
+    for _ in range(repeats):
+        decoded(model, batch, rule)
+    whole = now(device) - start
+    del model.prefix, model.score  # the class's own methods again
+    return inside / whole
+
+
+def captions_per_way(args, device):
+    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it
+    inside the model."""
+    model, tokenizer, ar_model, preset = load_pair(args, device)
+    rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
+    scenes, rows = Scenes(model.config, tokenizer, BATCH, device, preset), []
+    share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
+    if args.compile:
+        model.score = compiled(model.score)
+        ar_model.transformer = torch.compile(ar_model.transformer, dynamic=True)
+    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6))):
+        def at(turn):  # in each turn the same scenes for all
+            first = turn * batch % BATCH
+            return scenes[first:first + batch]
+        greedy = "greedy AR, KV cache"
+        seconds = timed({
+            greedy: lambda turn: decode_ar(ar_model, *at(turn)[:2], model.config.window),
+            "confident, prefilling": lambda turn: decoded(model, at(turn), rule),
+            "confident, no prefilling": lambda turn: decoded(model, at(turn), rule, full),
+            "one token per iteration, prefilling": lambda turn: decoded(model, at(turn), one),
+        }, device, repeats)
+        rows += [dict(batch=batch, way=name, ms=1000 * s / batch,
+                      speedup_over_ar=seconds[greedy] / s) for name, s in seconds.items()]
+    return rows, share
+
+
+SWEEP = tuple((visual, window) for visual in (9, 64, 256, 1024) for window in (48, 144))
+
+
+def prefill_sweep(device, repeats):
+    """Prefilling's wall-time ratio over visual tokens and window lengths, batch 1, random weights,
+    4 tokens per iteration."""
+    rows, four = [], resolve("left_to_right:4")
+    for visual, window in SWEEP:
+        torch.manual_seed(0)
+        side = 16 * math.isqrt(visual)
+        config = Config(vocab_size=320, eos_id=318, mask_id=319, image_px=side)
+        model = Dimple(config).to(device).eval()
+        images = torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, device=device)
+        prompt = torch.zeros(1, 3, dtype=torch.long, device=device)
+        batch = images, prompt, torch.full((1, window), 319, device=device)
+        with torch.no_grad():
+            seconds = timed({"with": lambda turn: decoded(model, batch, four),
+                             "without": lambda turn: decoded(model, batch, four, full),
+                             "encoder": lambda turn: model.prefix(*batch[:2])}, device, repeats)
+        rows.append(dict(visual_tokens=visual, window=window, iterations=window // 4,
+                         ratio=seconds["without"] / seconds["with"],
+                         **{f"ms_{name}": 1000 * s for name, s in seconds.items()}))
+    return rows
+
+
+def decode_speed(args, device, command):
+    rows, share = captions_per_way(args, device)
+    text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; medians.\n\n" + table(
+        ["batch", "way", "ms per caption", "times as fast as greedy AR"],
+        [[r["batch"], r["way"], f"{r['ms']:.2f}", f"{r['speedup_over_ar']:.2f}"] for r in rows])
+    figures, part = dict(device=where(device), compile=args.compile, ways=rows), "speed decode"
+    if args.compile:
+        part += " compiled"
+    else:
+        sweep = prefill_sweep(device, max(3, args.repeats // 6))
+        figures |= dict(share_in_model=share, prefill=sweep)
+        text += (f"\n\nBatch {BATCH}, confident, prefilling: {share:.0%} of the wall time is in "
+                 "the model's forward pass.\n\nPrefilling, batch 1, random weights of the default "
+                 "size, 4 tokens per iteration:\n\n") + table(
+            ["visual tokens", "window", "iterations", "ms with", "ms without", "ratio",
+             "of it image encoder, ms"],
+            [[r["visual_tokens"], r["window"], r["iterations"], f"{r['ms_with']:.1f}",
+              f"{r['ms_without']:.1f}", f"{r['ratio']:.2f}", f"{r['ms_encoder']:.1f}"]
+             for r in sweep])
+    print(f"{where(device)}{', --compile' * args.compile}; {text}")
+    if args.write:
+        write_part(part, command, device, text)
+    return figures
+
+
+# ---------------------------------------------------------------- training: a step, its parts
+
+# part of an operation's name; the first that fits
+KINDS = {"matrix products": "mm", "attention": "attention",
+         "elementwise, norms, softmax, copies": ""}
+
+
+def matrix_rate(device, dtype, repeats=10, n=2048):
+    """What the machine reaches in a matrix product (n, n) x (n, n), FLOP/s: the median."""
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
+    return 2 * n ** 3 / timed({"product": lambda turn: a @ b}, device, repeats)["product"]
+
+
+def profiled(work):
+    """work() -> what PyTorch's profiler saw of it."""
+    with torch.profiler.profile() as profile:
+        work()
+    return profile.key_averages()
+
+
+def step_parts(phase, prepared, args, device):
+    """Median seconds of a step's parts, as training does it; median FLOP of its forward and
+    backward passes (on the CPU without attention's, which PyTorch does not count there); the share
+    of each kind of operation in these passes' time (not of a compiled model, whose operations have
+    names of their own); how often a step launches work on the GPU (0 on the CPU)."""
+    split, _, tokenizer, config, _, _ = prepared
+    training = TRAINING[args.preset]
+    torch.manual_seed(0)
+    model, generator = Dimple(config).to(device), torch.Generator(device)
+    forward = torch.compile(model) if args.compile else model
+    optimizers = make_optimizers(model, training["muon_lr"], training["adamw_lr"])
+    batches = Batches(split, tokenizer, config, training["batch_size"], 0, device)
+    seconds, flop = {}, []
+
+    def clocked(name, work):
+        start = now(device)
+        answer = work()
+        seconds.setdefault(name, []).append(now(device) - start)
+        return answer
+
+    def gradient(batch, forward):
+        with autocast(device):
+            loss = phase_loss(forward, batch, phase, generator)
+        loss.backward()
+
+    def update():
+        for optimizer, _ in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def whole():
+        gradient(batches(step, phase), forward)
+        update()
+    for step in range(args.repeats + 3):
+        batch = clocked("batch", lambda: batches(step, phase))
+        clocked("forward and backward", lambda: gradient(batch, forward))
+        clocked("optimizers", update)
+    parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
+    for step in range(3, args.repeats + 3):
+        with FlopCounterMode(display=False) as counter:
+            gradient(batches(step, phase), model)
+        flop.append(counter.get_total_flops())
+    launches = sum(event.count for event in profiled(whole)
+                   if "LaunchKernel" in event.key or "GraphLaunch" in event.key)
+    kinds = dict.fromkeys(KINDS, 0.0)
+    for event in profiled(lambda: gradient(batch, model)):
+        if event.key.startswith("aten::"):
+            kind = next(kind for kind, part in KINDS.items() if part in event.key)
+            kinds[kind] += (event.self_device_time_total if device.type == "cuda"
+                            else event.self_cpu_time_total)
+    shares = {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
+    return parts, statistics.median(flop), shares, launches
+
+
+def training_speed(args, device, command):
+    settings = dict(preset=args.preset, data=None, seed=0, evaluate=0, examples=2000)
+    prepared, rows = prepare(settings), []
+    size = TRAINING[args.preset]["batch_size"]
+    for phase in ("ar", "diffusion"):
+        parts, flop, kinds, launches = step_parts(phase, prepared, args, device)
+        whole, rate = sum(parts.values()), matrix_rate(device, low_precision(device))
+        in_passes = parts["forward and backward"] / whole
+        rows.append(dict(
+            phase=phase, ms_per_step=1000 * whole, images_per_s=size / whole,
+            gflop_per_step=flop / 1e9, matrix_gflops=rate / 1e9,
+            share_of_matrix_rate=flop / whole / rate, launches_per_step=launches,
+            **{f"share_{name}": s / whole for name, s in parts.items()},
+            **{f"share_{kind}": share * in_passes for kind, share in kinds.items()}))
+    small = lambda dtype: matrix_rate(device, dtype, n=256)  # emulated, bf16 takes long
+    bf16 = small(torch.bfloat16) / small(torch.float32)
+    kinds = [*([] if args.compile else KINDS), "optimizers", "batch"]
+    steps = table(["phase", "ms per step", "images/s", "GFLOP per step",
+                   "machine's matrix rate, GFLOP/s", "training reaches of it", "launches per step"],
+                  [[r["phase"], f"{r['ms_per_step']:.0f}", f"{r['images_per_s']:.0f}",
+                    f"{r['gflop_per_step']:.1f}", f"{r['matrix_gflops']:.0f}",
+                    f"{r['share_of_matrix_rate']:.0%}", r["launches_per_step"] or "none: no GPU"]
+                   for r in rows])
+    where_to = table(["phase", *kinds],
+                     [[r["phase"], *(f"{r[f'share_{kind}']:.0%}" for kind in kinds)] for r in rows])
+    dtype = str(low_precision(device)).removeprefix("torch.")
+    text = (f"Preset {args.preset}{', --compile' * args.compile}, batches of {size}, in {dtype}; "
+            f"medians over {args.repeats} steps. A matrix product in bf16 runs at {bf16:.2g} times "
+            f"float32's rate (256 x 256).\n\n{steps}\n\nWhere a step's time goes:\n\n{where_to}")
+    print(f"{where(device)}; {text}")
+    if args.write:
+        write_part("speed training", command, device, text)
+    return dict(device=where(device), preset=args.preset, compile=args.compile,
+                bf16_over_float32=bf16, phases=rows)
