@@ -253,8 +253,8 @@ def weigh(nll, masked, t, weighting):
 def diffusion_loss(model, images, prompt, response, weighting="flat", generator=None):
     """Cross-entropy of the masked response tokens under full attention; image and prompt are never
     masked. Shapes as in `ar_loss`; nats per token. The default is not the paper's 1 / t ("elbo"):
-    with few examples in a batch 1 / t makes single examples of small t rule the gradient, and the
-    flat mean, which the public code's is in a large batch, was as good here (docs/results.md)."""
+    "flat" weighs each masked token alike, so that no example of a small t, with few of them, rules
+    a batch; measured, neither was better (docs/results.md)."""
     t = draw_t(len(response), response.device, generator)
     noisy, masked = forward_process(response, t, model.config.mask_id, generator)
     logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 # A word keeps its leading space, so that " circle" is one token; every character falls into exactly
 # one alternative.
 CHUNK = re.compile(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+")
-MAX_BYTES = 10_000  # in a token: 40 merges that double each token would fill any memory
+MAX_BYTES = 1_000  # in a token: 40 merges that double each token would fill any memory
 FORMAT = "mini-dimple tokenizer 1"
 
 

@@ -154,9 +154,9 @@ def board(args, device, command):
     rows = measure(args, device, mine, chosen, broken)
     seconds = time.perf_counter() - start
     said = (f"{args.scenes} held-out scenes, {args.checkpoint.name}, look {args.look}; "
-            f"{seconds:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is as "
-            "right in fewer passes. ★ yours. An iteration asks the rule once, a pass runs the model "
-            "once.")
+            f"{seconds:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is "
+            "as right in fewer passes. ★ yours. An iteration asks the rule once, a pass runs the "
+            "model once.")
     lines = [cells(row) for row in rows]
     lines += [broken_cells(text, error, text in mine) for text, error in broken.items()]
     text = f"{said}\n\n{table(HEAD, lines)}"

@@ -17,6 +17,7 @@ class PrefixMasked(Dimple):
         return super().score(prefix, response, causal, past)
 
 
+@torch.no_grad()
 def unseen(model, images, prompt):
     """A look: prefilling with a prefix that never saw the window, in the first pass either. Shapes
     and errors as `mini_dimple.prefilled`."""

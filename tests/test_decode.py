@@ -6,9 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import (EOS, MASK, VOCAB, alone, decoded, random_case, random_inputs, random_model,
-                      random_step, random_window, small_config)
+                      random_step, random_window, small_config, traced)
 
-from mini_dimple import MAX_POSITIONS, Step, confident, decode, decode_ar, full, prefilled
+from lab.variants import PrefixMasked
+from mini_dimple import MAX_POSITIONS, Dimple, Step, confident, decode, decode_ar, full, prefilled
 
 LOOKS = pytest.mark.parametrize("look", [prefilled, full])
 FIELDS = ("tokens", "iterations", "passes", "left", "ends")  # of Decoded
@@ -81,7 +82,7 @@ def test_decoding_equals_a_literal_reading_of_the_paper(seed, look, B):
     for number, (threshold, doubt, limit) in enumerate(settings):
         _, *inputs = random_case(100 * seed + number, B, 9)
         rule = doubting(threshold, doubt)
-        out = decoded(model, *inputs, rule, look, limit=limit, trace=True)
+        out = decoded(model, *inputs, rule, look, limit=limit)
         with torch.no_grad():
             tokens, iterations, left = slow_decode(model, *inputs, threshold, doubt,
                                                    look is prefilled, limit)
@@ -115,7 +116,7 @@ def test_a_batch_decodes_greedily_as_each_example_alone(seed):
 
 def test_prefilling_changes_nothing_in_the_first_iteration_and_something_later(seed):
     case = random_case(seed, 8, 12, priors=False)
-    kept, anew = (decoded(*case, confident(1.0), look, trace=True) for look in (prefilled, full))
+    kept, anew = (decoded(*case, confident(1.0), look) for look in (prefilled, full))
     assert torch.equal(kept.trace[0].tokens, anew.trace[0].tokens)
     assert any(not torch.allclose(a.confidence, b.confidence)
                for a, b in zip(kept.trace[1:], anew.trace[1:]))
@@ -123,13 +124,14 @@ def test_prefilling_changes_nothing_in_the_first_iteration_and_something_later(s
 
 def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
     differs = []
-    for prefix_mask in (True, False):
-        case = random_case(seed, 6, 12, prefix_mask=prefix_mask)
-        kept, anew = (decoded(*case, confident(0.4), look, trace=True)
-                      for look in (prefilled, full))
+    for kind in (PrefixMasked, Dimple):
+        plain, *inputs = random_case(seed, 6, 12)
+        model = kind(plain.config).double().eval()
+        model.load_state_dict(plain.state_dict())
+        kept, anew = (decoded(model, *inputs, confident(0.4), look) for look in (prefilled, full))
         differs.append(max((a.confidence - b.confidence).abs().max().item()
                            for a, b in zip(kept.trace, anew.trace)))
-        if prefix_mask:
+        if kind is PrefixMasked:
             assert torch.equal(kept.tokens, anew.tokens)
             assert torch.equal(kept.iterations, anew.iterations)
     assert differs[0] < 1e-9 < 1e-4 < differs[1], "with full attention it is an approximation"
@@ -200,7 +202,7 @@ def test_guarantees_of_the_loop(number):
         def watched(*inputs, look=rng.choice([prefilled, full])):
             asked = look(*inputs)
             return lambda tokens: calls.append(tokens) or asked(tokens)
-        out = decoded(model, images, prompt, window, rule, watched, limit=limit, trace=True,
+        out = decoded(model, images, prompt, window, rule, watched, limit=limit,
                       temperature=rng.choice([0, 0, 1e-40, 1.0, 50.0]),
                       generator=torch.Generator().manual_seed(number))
         assert torch.equal(window, before), "the caller's window is left alone"
@@ -260,7 +262,7 @@ def test_commit_takes_at_least_the_most_confident_of_each_unfinished_example(see
 
 
 def test_threshold_one_commits_one_token_at_a_time_the_most_confident_first(seed):
-    out = decoded(*random_case(seed, 4, 9, priors=False), confident(1.0), trace=True)
+    out = decoded(*random_case(seed, 4, 9, priors=False), confident(1.0))
     assert out.iterations.tolist() == [9] * 4
     masked = torch.ones(4, 9, dtype=torch.bool)
     for record in out.trace:
@@ -323,7 +325,7 @@ def test_a_finished_example_is_eos_where_the_window_grows():
     def growing(step):
         return F.pad(step.tokens, (0, 2), value=MASK) if step.iteration == 0 else step.masked
     look, window = told(torch.full((2, 3), 0.3)), torch.tensor([[1, 2, 3], [4, MASK, MASK]])
-    out = decode(look, window, small_config(), growing, trace=True)
+    out = traced(look, window, small_config(), growing)
     assert out.trace[0].tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, MASK, MASK, MASK, MASK]]
     assert out.tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, 1, 2, 0, 1]]
     assert out.iterations.tolist() == [0, 2] and out.response(0) == [1, 2, 3]
@@ -355,7 +357,7 @@ def test_a_rule_may_score_a_longer_window_and_go_by_it():
             step.score(step.look(step.tokens))
         return step.commit(step.confidence > 0.9)
     look, window = told(torch.full((2, 4), 0.3)), torch.full((2, 4), MASK)
-    out = decode(look, window, small_config(), growing, limit=20, trace=True)
+    out = traced(look, window, small_config(), growing, limit=20)
     assert out.tokens.shape == (2, 7)
     assert out.passes.tolist() == [8, 8] and out.iterations.tolist() == [7, 7]
     assert all(record.at_least_one.sum(1).tolist() == [1, 1] for record in out.trace)
@@ -432,7 +434,7 @@ def test_memory_lives_as_long_as_the_decoding(seed):
         return step.confidence > 1 if before is None else before == step.proposal
     case = random_case(seed, 8, 12, priors=False)
     case[-1][0, 1:] = 3  # finished after one iteration, and still in its place in the memory
-    once = decoded(*case, steady, trace=True)
+    once = decoded(*case, steady)
     assert seen[0] is None and len(seen) == len(once.trace)
     assert all(torch.equal(before, record.proposal)
                for before, record in zip(seen[1:], once.trace))
@@ -473,9 +475,9 @@ def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
         return answer
     case = random_case(seed, 4, 8)
     with torch.inference_mode(inference_mode):
-        wanted, out = (decoded(*case, rule, trace=True) for rule in (confident(0.3), positions))
+        wanted, out = (decoded(*case, rule) for rule in (confident(0.3), positions))
         for rule in (positions, next_window):
-            untraced = decoded(*case, rule)
+            untraced = decode(prefilled(*case[:-1]), case[-1], case[0].config, rule)
             assert torch.equal(untraced.tokens, wanted.tokens)
             assert torch.equal(untraced.iterations, wanted.iterations)
     for mine, theirs in zip(out.trace, wanted.trace, strict=True):
@@ -488,7 +490,7 @@ def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
 @LOOKS
 def test_a_record_holds_the_three_likeliest_words(seed, look):
     model, images, prompt, tokens = case = random_case(seed, 3, 7)
-    out = decoded(*case, confident(0.3), look, trace=True)
+    out = decoded(*case, confident(0.3), look)
     for record in out.trace[:None if look is full else 1]:  # prefilled, what is kept goes stale
         probs = model(images, prompt, tokens, causal=False)[..., :MASK].softmax(-1)
         for b in range(3):
@@ -499,7 +501,23 @@ def test_a_record_holds_the_three_likeliest_words(seed, look):
         assert torch.equal(record.proposal, probs.argmax(-1))
         torch.testing.assert_close(record.confidence, probs.amax(-1))
         tokens = record.tokens
-    assert not decoded(*case, confident(0.3), look).trace, "only if asked for"
+
+
+@LOOKS
+def test_who_watches_is_told_each_iteration_and_changes_nothing(seed, look):
+    model, images, prompt, window = random_case(seed, 3, 7)
+    seen, rule = [], doubting(0.3, 0.1)
+
+    def run(**options):
+        return decode(look(model, images, prompt), window, model.config, rule, limit=5, **options)
+    plain, out = run(), run(watch=lambda *iteration: seen.append(iteration))
+    for name in FIELDS:
+        assert torch.equal(getattr(out, name), getattr(plain, name)), name
+    steps, befores, afters, at_limits, _ = zip(*seen)
+    assert [step.iteration for step in steps] == list(range(out.iterations.max()))
+    for before, after in zip((*befores, out.tokens), (window, *afters), strict=True):
+        assert torch.equal(before, after)
+    assert at_limits == (False,) * (len(seen) - 1) + (bool(out.left.any()),)
 
 
 def test_confidence_is_read_before_temperature_and_without_mask(seed):
@@ -545,7 +563,7 @@ def test_confidences_are_as_fine_as_the_logits_allow(dtype, seed):
     """bf16 has two values between 0.99 and 1: probabilities are computed in float32."""
     def step(logits):
         window, given = torch.full((8, 50), MASK), torch.zeros(8, 50, dtype=torch.bool)
-        return Step(0, 1, window, given, small_config(), lambda tokens: logits, {}, 0.0, None)
+        return Step(0, 1, window, given, MASK, EOS, lambda tokens: logits, {}, 0.0, None)
     g = torch.Generator().manual_seed(seed)
     logits = torch.randn(8, 50, VOCAB, generator=g).mul(9).to(dtype)
     exact, seen = logits.double(), step(logits)
@@ -602,17 +620,17 @@ PROMPT = "prompt: expected a torch.int64 tensor (2, P) on cpu, got "
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("which, change, message", [
-    (0, lambda x: x / 255, IMAGES + "torch.float32 (2, 3, 16, 16) on cpu"),
-    (0, lambda x: x[..., :15], IMAGES + "torch.uint8 (2, 3, 16, 15) on cpu"),
-    (0, lambda x: x[0], IMAGES + "torch.uint8 (3, 16, 16) on cpu"),
-    (0, lambda x: x[:0], IMAGES + "torch.uint8 (0, 3, 16, 16) on cpu"),
-    (0, lambda x: x.to("meta"), IMAGES + "torch.uint8 (2, 3, 16, 16) on meta"),
+    (0, lambda x: x / 255, IMAGES + "a torch.float32 tensor (2, 3, 16, 16) on cpu"),
+    (0, lambda x: x[..., :15], IMAGES + "a torch.uint8 tensor (2, 3, 16, 15) on cpu"),
+    (0, lambda x: x[0], IMAGES + "a torch.uint8 tensor (3, 16, 16) on cpu"),
+    (0, lambda x: x[:0], IMAGES + "a torch.uint8 tensor (0, 3, 16, 16) on cpu"),
+    (0, lambda x: x.to("meta"), IMAGES + "a torch.uint8 tensor (2, 3, 16, 16) on meta"),
     (0, lambda x: x.numpy(), IMAGES + "ndarray"),
-    (0, lambda x: x[:1], PROMPT.replace("(2, P)", "(1, P)") + "torch.int64 (2, 3) on cpu"),
-    (1, lambda x: x.int(), PROMPT + "torch.int32 (2, 3) on cpu"),
-    (1, lambda x: x[0], PROMPT + "torch.int64 (3,) on cpu"),
-    (1, lambda x: x[:, :0], PROMPT + "torch.int64 (2, 0) on cpu"),
-    (1, lambda x: x.to("meta"), PROMPT + "torch.int64 (2, 3) on meta"),
+    (0, lambda x: x[:1], PROMPT.replace("(2, P)", "(1, P)") + "a torch.int64 tensor (2, 3) on cpu"),
+    (1, lambda x: x.int(), PROMPT + "a torch.int32 tensor (2, 3) on cpu"),
+    (1, lambda x: x[0], PROMPT + "a torch.int64 tensor (3,) on cpu"),
+    (1, lambda x: x[:, :0], PROMPT + "a torch.int64 tensor (2, 0) on cpu"),
+    (1, lambda x: x.to("meta"), PROMPT + "a torch.int64 tensor (2, 3) on meta"),
     (1, lambda x: x.tolist(), PROMPT + "list"),
     (1, lambda x: 0 * x + VOCAB, "prompt: expected ids from 0 to 19, got 20 to 20"),
     (1, lambda x: 0 * x - 1, "prompt: expected ids from 0 to 19, got -1 to -1"),
@@ -628,12 +646,12 @@ def test_pictures_and_prompts_that_the_model_cannot_read(way, which, change, mes
 
 @pytest.mark.parametrize("way", ["full", "prefilled", "model"])
 @pytest.mark.parametrize("change, got", [
-    (lambda x: x.int(), "torch.int32 (2, 6) on cpu"),
-    (lambda x: x.double(), "torch.float64 (2, 6) on cpu"),
-    (lambda x: x[0], "torch.int64 (6,) on cpu"),
-    (lambda x: x[:, :0], "torch.int64 (2, 0) on cpu"),
-    (lambda x: x[:0], "torch.int64 (0, 6) on cpu"),
-    (lambda x: torch.cat([x, x]), "torch.int64 (4, 6) on cpu"),  # more windows than pictures
+    (lambda x: x.int(), "a torch.int32 tensor (2, 6) on cpu"),
+    (lambda x: x.double(), "a torch.float64 tensor (2, 6) on cpu"),
+    (lambda x: x[0], "a torch.int64 tensor (6,) on cpu"),
+    (lambda x: x[:, :0], "a torch.int64 tensor (2, 0) on cpu"),
+    (lambda x: x[:0], "a torch.int64 tensor (0, 6) on cpu"),
+    (lambda x: torch.cat([x, x]), "a torch.int64 tensor (4, 6) on cpu"),  # more windows than pictures
     (lambda x: x.tolist(), "list"),
     (lambda x: x + 1, "20 to 20"), (lambda x: -x, "-19 to -19"),
     (lambda x: x.repeat(1, MAX_POSITIONS // 6), f"{4 + 3 + MAX_POSITIONS // 6 * 6}"),
@@ -692,7 +710,7 @@ def test_a_trace_of_a_rule_that_spoils_its_step(seed):
         step.tokens.zero_()
         return answer
     case = random_case(seed, 3, 9, priors=False)
-    out, wanted = decoded(*case, rule=rule, trace=True), decoded(*case, rule=confident(0.5))
+    out, wanted = decoded(*case, rule=rule), decoded(*case, rule=confident(0.5))
     assert torch.equal(out.tokens, wanted.tokens) and torch.equal(out.trace[-1].tokens, out.tokens)
 
 
@@ -700,9 +718,10 @@ def test_a_trace_of_a_rule_that_spoils_its_step(seed):
 def test_a_window_on_another_device_than_the_model(look):
     model, images, prompt, window = random_case(0, 2, 6, priors=False)
     model, images, prompt = (x.to("meta") for x in (model, images, prompt))
-    message = r"expected a torch.int64 tensor \(2, W\) on meta, got torch.int64 \(2, 6\) on cpu"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError) as error:
         decoded(model, images, prompt, window, look=look)
+    assert str(error.value) == ("response: expected a torch.int64 tensor (2, W) on meta, got a "
+                                "torch.int64 tensor (2, 6) on cpu")
 
 
 @pytest.mark.parametrize("options, message", [

@@ -1,5 +1,6 @@
-"""What runs on a GPU, checked without one, on PyTorch's meta device, which has shapes and no numbers: no tensor is left on
-another device. And on the CPU: a decoding pass waits for its device once."""
+"""What runs on a GPU, checked without one, on PyTorch's meta device, which has shapes and no
+numbers: no tensor is left on another device. And on the CPU: a decoding pass waits for its device
+once."""
 from collections import Counter
 
 import pytest
@@ -8,9 +9,10 @@ from conftest import EOS, MASK, decoded, random_inputs, random_model, small_conf
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import train
 from data import Batches, Split
-from mini_dimple import Record, Step, confident, full, prefilled, put_back, response_ends
+from lab.trace import Record
+from lab.training import make_optimizers, phase_loss
+from mini_dimple import WEIGHTINGS, Step, confident, full, prefilled, put_back, response_ends
 from rules import resolve
 from tokenizer import Tokenizer
 
@@ -18,11 +20,13 @@ META = torch.device("meta")
 
 
 class OneDevice(TorchDispatchMode):
-    """Refuses an operation on tensors of several devices, as CUDA does; meta kernels let some pass. Numbers (0-dim) may mix."""
+    """Refuses an operation on tensors of several devices, as CUDA does; meta kernels let some pass.
+    Numbers (0-dim) may mix."""
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        tensors = [x for x in tree_leaves((arguments, options)) if isinstance(x, torch.Tensor) and x.dim()]
-        if len({x.device for x in tensors}) > 1 and function.name() != "aten::copy_":
+        tensors = [x for x in tree_leaves((arguments, options)) if isinstance(x, torch.Tensor)]
+        devices = {x.device for x in tensors if x.dim()}
+        if len(devices) > 1 and function.name() != "aten::copy_":
             raise RuntimeError(f"{function.name()}: tensors of more than one device")
         return function(*arguments, **(options or {}))
 
@@ -36,22 +40,26 @@ def model():
 def batches():
     images, _, _ = random_inputs(0, 8, 5)
     tokenizer = Tokenizer([])
-    tokenizer.eos_id, tokenizer.mask_id = 18, MASK  # the test model's vocabulary is smaller than the bytes
-    tokenizer.encode = lambda text: [ord(c) % 18 for c in text]
-    return Batches(Split(images, ["abc"] * 8, ["abcde"[:1 + i % 5] for i in range(8)]), tokenizer, small_config(), 4, 0, META)
+    # the test model's vocabulary is smaller than the bytes
+    tokenizer.eos_id, tokenizer.mask_id = EOS, MASK
+    tokenizer.encode = lambda text: [ord(c) % EOS for c in text]
+    split = Split(images, ["abc"] * 8, ["abcde"[:1 + i % 5] for i in range(8)])
+    return Batches(split, tokenizer, small_config(), 4, 0, META)
 
 
 @pytest.mark.parametrize("phase", ["ar", "diffusion"])
 @pytest.mark.parametrize("complementary", [False, True])
 def test_training_stays_on_its_device(model, batches, phase, complementary, monkeypatch):
-    plain = lambda parameters, fused, **options: real(parameters, **options)  # fused AdamW has no meta kernel
     real = torch.optim.AdamW
+    # fused AdamW has no meta kernel
+    plain = lambda parameters, fused, **options: real(parameters, **options)
     monkeypatch.setattr(torch.optim, "AdamW", plain)
-    optimizers = train.make_optimizers(model, 0.01, 0.01)
+    optimizers = make_optimizers(model, 0.01, 0.01)
     with OneDevice():
         for step in (0, 1, 2):  # over the end of an epoch
-            for weighting in train.WEIGHTINGS:
-                train.phase_loss(model, batches(step, phase), phase, None, weighting, complementary).backward()
+            for weighting in WEIGHTINGS:
+                batch = batches(step, phase)
+                phase_loss(model, batch, phase, None, weighting, complementary).backward()
             assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
             for optimizer, _ in optimizers:
                 optimizer.step()
@@ -67,32 +75,34 @@ def test_a_decoding_pass_stays_on_its_device(model, batches, make, temperature):
     with OneDevice(), torch.no_grad():
         look = make(model, images, prompt)
         for iteration in (0, 1):  # prefilled, the second goes by what the first kept
-            step = Step(iteration, 9, tokens, given, model.config, look, {}, temperature, None)
+            step = Step(iteration, 9, tokens, given, MASK, EOS, look, {}, temperature, None)
             masked, unfinished = tokens == MASK, (tokens == MASK).any(1)
             answers = confident(0.9)(step), resolve("confident:0.9")(step), masked
             for answer in map(step.commit, answers):
                 for new in (answer, torch.cat([answer, answer], 1)):
                     after, fixed = put_back(new, tokens, given, unfinished, model.config)
-                    record = Record.of(step, tokens, after, iteration == 1, *step.probs.topk(3))
+                    record = Record.of(step, tokens, after, iteration == 1, step.probs.topk(3))
                     ends = response_ends(after, fixed, EOS)
                     assert {x.device for x in (after, fixed, ends, *record)} == {META}
                     assert after.shape == new.shape
 
 
 @pytest.mark.parametrize("which", ["images", "prompt", "response"])
-def test_a_tensor_left_on_the_cpu_is_found(model, batches, which):
-    """By the model, and by the two tests above, which so can fail."""
+def test_a_tensor_left_on_the_cpu_is_found(model, batches, which, monkeypatch):
+    """By the model, and, where that did not look, by the two tests above, which so can fail."""
     inputs = dict(zip(("images", "prompt", "response"), batches(0, "diffusion")))
     inputs[which] = torch.zeros(inputs[which].shape, dtype=inputs[which].dtype)
     for phase in ("ar", "diffusion"):
         with pytest.raises(ValueError, match=f"{which}: expected .* on meta, got .* on cpu"):
-            train.phase_loss(model, tuple(inputs.values()), phase, None)
-    with OneDevice(), pytest.raises(RuntimeError, match="device"):
-        model.score(model.prefix(*list(inputs.values())[:2]), inputs["response"], False)
+            phase_loss(model, tuple(inputs.values()), phase, None)
+    monkeypatch.setattr("mini_dimple.expect", lambda *rest: None)
+    with OneDevice(), pytest.raises(RuntimeError, match="tensors of more than one device"):
+        model(*inputs.values(), causal=False)
 
 
 class Waits(TorchDispatchMode):
-    """Counts what makes the CPU wait for a GPU: numbers read out of a tensor, and shapes that depend on its values."""
+    """Counts what makes the CPU wait for a GPU: numbers read out of a tensor, and shapes that
+    depend on its values."""
 
     def __init__(self):
         super().__init__()
@@ -100,7 +110,8 @@ class Waits(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.name()
-        by_mask = name == "aten::index.Tensor" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+        indices = arguments[1] if name == "aten::index.Tensor" else ()
+        by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
         if by_mask or name in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select"):
             self.counts[name] += 1
         return function(*arguments, **(options or {}))

@@ -7,10 +7,11 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import EOS, MASK, random_inputs, random_model, small_config
+from conftest import EOS, MASK, random_inputs, random_model, small_config, traced
 
-import bench
-from mini_dimple import Step, confident, decode, full, load, prefilled
+from lab import evaluate
+from lab.checkpoint import SHIPPED, load
+from mini_dimple import Step, confident, decode, full, prefilled
 from rules import RuleError, named, resolve
 
 # Numbers that matter on the random models below, where two thirds of the confidences are above 0.5.
@@ -46,7 +47,7 @@ def random_window(rng, B, W, given=0.2, mask=0.6):
 
 def step_on(tokens, given, look, iteration=0, memory=None, generator=None):
     memory = {} if memory is None else memory
-    return Step(iteration, 100, tokens, given, small_config(), look, memory, 0.0, generator)
+    return Step(iteration, 100, tokens, given, MASK, EOS, look, memory, 0.0, generator)
 
 
 def random_step(seed, B=4, W=9, scale=2.0, **options):
@@ -285,8 +286,8 @@ def test_wino(case):
 def test_wino_takes_back_and_still_ends(seed):
     """In no more iterations than there were masks, as each commits more than it takes back."""
     window, _ = random_window(random.Random(seed), 5, 12, mask=0.8)
-    run = lambda window: decode(scripted(seed, scale=2.5), window, small_config(),
-                                resolve("wino:wide=0.4,narrow=0.3"), trace=True)
+    rule = resolve("wino:wide=0.4,narrow=0.3")
+    run = lambda window: traced(scripted(seed, scale=2.5), window, small_config(), rule)
     out = run(window)
     assert (out.iterations <= (window == MASK).sum(1)).all() and not out.left.any()
     assert sum(record.taken_back.sum().item() for record in out.trace) > 0
@@ -314,7 +315,7 @@ def test_daedal_grows_until_it_sees_the_end(needed, length):
     window = torch.full((1, 6), MASK)
     window[0, 1] = 15
     rule = resolve("daedal:by=4,tail=3,longest=24")
-    out = decode(ending_at([needed]), window, small_config(), rule, trace=True)
+    out = traced(ending_at([needed]), window, small_config(), rule)
     assert out.tokens.shape == (1, length) and out.tokens[0, 1] == 15 and not out.left.any()
     assert out.ends == min(needed, 24) if needed > 1 else out.ends == 2
     assert out.iterations == -(-(length - 6) // 4) + 1, "grown first, and then all is sure"
@@ -406,7 +407,7 @@ def test_dimple_public_is_the_public_loop(case, flat):
     window[:, 0] = MASK
     model, (images, prompt, _) = random_model(case, 0.7), random_inputs(case, B, W)
     rule = resolve(f"dimple_public:threshold={threshold},steps={steps},flat={flat}")
-    out = decode(full(model, images, prompt), window, model.config, rule, limit=100, trace=True)
+    out = traced(full(model, images, prompt), window, model.config, rule, limit=100)
     trace = torch.stack([record.tokens for record in out.trace])
     for rows in [slice(None)] if flat else [slice(b, b + 1) for b in range(B)]:
         look = full(model, images[rows], prompt[rows])
@@ -429,7 +430,7 @@ def test_dimple_public_is_the_public_loop(case, flat):
 def test_the_schedule_by_hand(total, steps, left):
     look, window = scripted(0), torch.full((1, total), MASK)
     rule = resolve(f"dimple_public:threshold=0,steps={steps}")
-    out = decode(look, window, small_config(), rule, trace=True)
+    out = traced(look, window, small_config(), rule)
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == left
 
 
@@ -441,7 +442,7 @@ def test_the_schedule_does_not_wait():
         height = 1 + torch.arange(12.0) / 12 + 8 * (torch.arange(12) == committed) * (committed < 2)
         return height[None, :, None] * (torch.arange(20) == 3)
     rule = resolve("dimple_public:threshold=0.9,steps=4")
-    out = decode(look, torch.full((1, 12), MASK), small_config(), rule, trace=True)
+    out = traced(look, torch.full((1, 12), MASK), small_config(), rule)
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == [11, 10, 4, 0]
 
 
@@ -466,7 +467,7 @@ def test_dimple_public_at_random_takes_the_same_counts():
     tokens, counts = [], []
     for rule in ("dimple_public:threshold=0,steps=8", "dimple_public:threshold=0,steps=8,random=1"):
         window = torch.full((2, 30), MASK)
-        out = decode(scripted(3), window, small_config(), resolve(rule), trace=True)
+        out = traced(scripted(3), window, small_config(), resolve(rule))
         counts.append([(record.tokens == MASK).sum(1).tolist() for record in out.trace])
         tokens.append(out.tokens)
     assert counts[0] == counts[1] and not torch.equal(*tokens)
@@ -497,13 +498,14 @@ def test_remask(case):
 def test_the_public_loop_on_the_shipped_weights():
     """Batch 1, with the MaskGIT fallback: confident decoding, token for token, pass for pass.
     Over a flattened batch of 32: another thing."""
-    model, tokenizer = load(bench.SHIPPED)
-    scenes = bench.Scenes(model, tokenizer, 100, torch.device("cpu"))
+    model, tokenizer, _ = load(SHIPPED)
+    scenes = evaluate.Scenes(model.config, tokenizer, 100, torch.device("cpu"))
     public, flat = resolve("dimple_public:0.9"), resolve("dimple_public:threshold=0.9,flat=1")
     for b in range(100):
         one = scenes[b:b + 1]
-        mine, theirs = (bench.decoded(model, one, rule) for rule in (confident(0.9), public))
+        mine, theirs = (evaluate.decoded(model, one, rule) for rule in (confident(0.9), public))
         assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.passes, theirs.passes)
-    mine, theirs = (bench.decoded(model, scenes[:32], rule) for rule in (confident(0.9), flat))
+    some = scenes[:32]
+    mine, theirs = (evaluate.decoded(model, some, rule) for rule in (confident(0.9), flat))
     assert (mine.tokens != theirs.tokens).any(1).sum() >= 3
     assert theirs.passes.max() > mine.passes.max()

@@ -1,19 +1,25 @@
-"""What CUDA changes: run on a GPU where there is one (`.ci/gpu`), else on the CPU, so that the tests themselves are known to work."""
+"""What CUDA changes: run on a GPU where there is one (`.ci/gpu`), else on the CPU, so that the tests
+themselves are known to work."""
 import warnings
 
 import pytest
 import torch
-from conftest import MASK, alone, decoded, random_case, random_inputs, random_model
+from conftest import EOS, MASK, alone, decoded, random_case, random_inputs, random_model
 
-import bench
 import sample
 import train
 from data import Batches
-from mini_dimple import (ar_loss, confident, decode_ar, diffusion_loss, forward_process, full, load,
-                         prefilled)
+from lab.checkpoint import SHIPPED, load
+from lab.evaluate import Scenes
+from lab.shell import pick_device
+from lab.speed import compiled
+from lab.training import (TRAINING, autocast, low_precision, make_optimizers, orthogonalise,
+                          phase_loss, prepare)
+from mini_dimple import (Dimple, ar_loss, confident, decode_ar, diffusion_loss, forward_process,
+                         full, prefilled)
 from rules import resolve
 
-DEVICE = train.pick_device("auto")
+DEVICE = pick_device("auto")
 GPU = pytest.mark.skipif(DEVICE.type != "cuda", reason="needs a GPU")
 
 
@@ -22,9 +28,10 @@ def on(device, tensors):
 
 
 def test_losses_and_gradients_are_those_of_the_cpu(seed):
-    """In float64; the forward process draws other masks on another device, so here every token is masked."""
+    """In float64; the forward process draws other masks on another device, so here every token is
+    masked."""
     images, prompt, response = random_inputs(seed, 6, 9)
-    response[:, 7:] = 18
+    response[:, 7:] = EOS
     found = []
     for device in ("cpu", DEVICE):
         model, batch = random_model(seed).to(device), on(device, (images, prompt, response))
@@ -49,9 +56,9 @@ def test_the_forward_process_masks_the_share_it_should():
 @pytest.mark.parametrize("name", ["confident:0.4", "remask:0.3", "maskgit:2"])
 def test_decoding_is_the_cpus_and_a_batch_decodes_as_each_alone(look, name, seed):
     case, rule = random_case(seed, 16, 12), resolve(name)
-    wanted = decoded(*case, rule, look, trace=True)
+    wanted = decoded(*case, rule, look)
     model, images, prompt, window = case = on(DEVICE, case)
-    out = decoded(*case, rule, look, trace=True)
+    out = decoded(*case, rule, look)
     for field in ("tokens", "iterations", "passes", "left", "ends"):
         assert torch.equal(getattr(out, field).cpu(), getattr(wanted, field)), field
     for here, there in zip(out.trace, wanted.trace):
@@ -64,7 +71,9 @@ def test_decoding_is_the_cpus_and_a_batch_decodes_as_each_alone(look, name, seed
     sampled = [decoded(*case, rule, look, temperature=1.0, generator=generator).tokens
                for generator in generators]
     assert torch.equal(*sampled), "the same generator, the same tokens"
-    assert torch.equal(decode_ar(model, images, prompt, 12).tokens.cpu(), decode_ar(model.cpu(), *on("cpu", (images, prompt)), 12).tokens)
+    here = decode_ar(model, images, prompt, 12).tokens.cpu()
+    there = decode_ar(model.cpu(), *on("cpu", (images, prompt)), 12).tokens
+    assert torch.equal(here, there)
 
 
 @GPU
@@ -81,20 +90,26 @@ def test_what_is_left_on_the_cpu_is_refused(look, which, name):
 def test_muon_in_this_devices_precision():
     generator = torch.Generator().manual_seed(0)
     stack = torch.randn(3, 128, 384, generator=generator).to(DEVICE)
-    exact, here = (train.orthogonalise(stack, dtype).float() for dtype in (torch.float32, train.low_precision(DEVICE)))
+    exact = orthogonalise(stack, torch.float32)
+    here = orthogonalise(stack, low_precision(DEVICE)).float()
     assert (exact - here).norm() <= 0.02 * exact.norm()
 
 
 @pytest.fixture
 def quick(monkeypatch):
+    """Checkpoints every 5 steps, small batches; words for train.py that go with it."""
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
-    monkeypatch.setattr(train, "HELD_OUT_SCENES", 4)
-    monkeypatch.setitem(train.TRAINING["tiny"], "examples", 200)
-    monkeypatch.setitem(train.TRAINING["tiny"], "batch_size", 8)
+    monkeypatch.setitem(TRAINING["tiny"], "batch_size", 8)
+    return ["--examples", "200", "--evaluate", "4"]
+
+
+def losses(out):
+    """From log.csv."""
+    return [float(line.split(",")[2]) for line in (out / "log.csv").read_text().splitlines()[1:]]
 
 
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):
-    words = ["--ar-steps", "6", "--diffusion-steps", "8"]
+    words = [*quick, "--ar-steps", "6", "--diffusion-steps", "8"]
     train.main([*words, "--out", str(tmp_path / "whole")])
     calls, real = [], train.phase_loss
 
@@ -107,26 +122,30 @@ def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypa
         changed.setattr(train, "phase_loss", stopping)
         train.main([*words, "--out", str(tmp_path / "o")])
     train.main(["--resume", "--out", str(tmp_path / "o")])
-    whole, resumed = ([float(line.split(",")[2]) for line in (tmp_path / name / "log.csv").read_text().splitlines()[1:]] for name in ("whole", "o"))
-    assert resumed == pytest.approx(whole, rel=0.02) and len(whole) == 14  # bit for bit only on the CPU
-    model, tokenizer = load(tmp_path / "o" / "mini_dimple.pt")
-    assert next(model.parameters()).device.type == "cpu" and next(model.parameters()).dtype == torch.float32
-    sample.main(["--checkpoint", str(tmp_path / "o" / "mini_dimple.pt"), "--seed", "1", "--length", "4"])
+    whole = losses(tmp_path / "whole")
+    assert len(whole) == 14
+    # bit for bit only on the CPU
+    assert losses(tmp_path / "o") == pytest.approx(whole, rel=0.02)
+    path = tmp_path / "o" / "mini_dimple.pt"
+    for weight in load(path).model.parameters():
+        assert weight.device.type == "cpu" and weight.dtype == torch.float32
+    sample.main(["--checkpoint", str(path), "--seed", "1", "--length", "4"])
 
 
 @GPU
 def test_a_training_step_never_waits_for_the_gpu(quick):
-    settings = train.settings_from(train.parse([])[1])
-    split, _, tokenizer, config, _ = train.prepare(settings)
-    model = train.Dimple(config).to(DEVICE)
-    optimizers, batches = train.make_optimizers(model, 0.01, 0.01), Batches(split, tokenizer, config, 16, 0, DEVICE)
+    settings = train.settings_from(train.parse(quick)[1])
+    split, _, tokenizer, config, _, _ = prepare(settings)
+    model = Dimple(config).to(DEVICE)
+    optimizers = make_optimizers(model, 0.01, 0.01)
+    batches = Batches(split, tokenizer, config, 16, 0, DEVICE)
     for step in range(12):
         for phase in ("ar", "diffusion"):
             torch.cuda.set_sync_debug_mode("error" if step % 6 else "default")  # a new epoch may wait
             try:
                 batch = batches(step, phase)
-                with train.autocast(DEVICE):
-                    loss = train.phase_loss(model, batch, phase, torch.Generator(DEVICE))
+                with autocast(DEVICE):
+                    loss = phase_loss(model, batch, phase, torch.Generator(DEVICE))
                 loss.backward()
                 for optimizer, _ in optimizers:
                     optimizer.step()
@@ -137,10 +156,10 @@ def test_a_training_step_never_waits_for_the_gpu(quick):
 
 @GPU
 def test_compiled_decoding_gives_the_same_captions():
-    model, tokenizer = load(bench.SHIPPED, DEVICE)
-    scenes = bench.Scenes(model, tokenizer, 8, DEVICE)
+    model, tokenizer, _ = load(SHIPPED, DEVICE)
+    scenes = Scenes(model.config, tokenizer, 8, DEVICE)
     plain = [decoded(model, *scenes[b:b + 1]).tokens for b in range(8)]
-    model.score = bench.compiled(model.score)
+    model.score = compiled(model.score)
     same = [torch.equal(decoded(model, *scenes[b:b + 1]).tokens, plain[b]) for b in range(8)]
     assert sum(same) >= 7  # near-ties may tip
 
@@ -167,11 +186,11 @@ def test_a_pass_waits_for_the_gpu_once(look):
 @GPU
 @pytest.mark.parametrize("look, most", [(full, 1), (prefilled, 2)])
 def test_a_compiled_decoding_compiles_no_more_than_its_shapes(look, most):
-    model, tokenizer = load(bench.SHIPPED, DEVICE)
-    scenes = bench.Scenes(model, tokenizer, 8, DEVICE)
+    model, tokenizer, _ = load(SHIPPED, DEVICE)
+    scenes = Scenes(model.config, tokenizer, 8, DEVICE)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    model.score = bench.compiled(model.score)
+    model.score = compiled(model.score)
     out = decoded(model, *scenes[0:8], look=look)
     assert len(out.passes.unique()) > 1, "captions finish at different times"
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= most

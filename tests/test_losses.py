@@ -1,6 +1,4 @@
 """The losses against slow, obvious computations; the forward process; the schedule."""
-import math
-
 import pytest
 import torch
 from conftest import EOS, MASK, random_inputs, random_model

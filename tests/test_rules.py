@@ -12,9 +12,9 @@ import torch
 from conftest import MASK, VOCAB, alone, decoded, random_case, random_step
 
 from data import DESCRIBE, pad_prompts, toy
-from mini_dimple import confident, decode, full, load, prefilled
+from lab.checkpoint import SHIPPED, load
+from mini_dimple import confident, decode, full, prefilled
 from rules import RuleError, checked, named, resolve, resolve_look
-from sample import SHIPPED
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,7 +76,7 @@ def test_any_rule_decodes_a_batch_as_each_example_alone(any_rule, seed):
 @pytest.fixture(scope="module")
 def scenes():
     """The shipped weights and three held-out scenes."""
-    model, tokenizer = load(SHIPPED)
+    model, tokenizer, _ = load(SHIPPED)
     split = toy.examples(toy.TOYS["tiny"], 3, 0, held_out=True, instruction=DESCRIBE)
     prompts = pad_prompts(split.prompts, tokenizer, model.config.prompt_tokens)
     return model, split.images, prompts, torch.full((3, model.config.window), tokenizer.mask_id)
@@ -248,7 +248,7 @@ def test_answers_of_another_kind(answer, got):
     (lambda step: step.tokens * 0 - 1, "its window holds ids from -1 to -1"),
     (after(lambda step: step.proposal.fill_(99)), "step.proposal: expected ids from 0 to 19, got"),
     (after(lambda step: setattr(step, "proposal", step.proposal[:, :3])),
-     "step.proposal: expected a torch.int64 tensor (4, 9) on cpu, got torch.int64 (4, 3)"),
+     "step.proposal: expected a torch.int64 tensor (4, 9) on cpu, got a torch.int64 tensor (4, 3)"),
     (after(lambda step: setattr(step, "confidence", None)),
      "step.confidence: expected a torch.float64 tensor (4, 9) on cpu, got NoneType"),
 ])

@@ -104,7 +104,7 @@ def test_foreign_files_are_named(tmp_path, content):
 
 DOUBLING = [[97, 97], *([i, i] for i in range(256, 600))]  # 4 KB as a file, and 2^345 bytes
 BAD = [  # merges, what is said
-    (DOUBLING, r"merge 13: expected a token of at most 10,000 bytes, got \(268, 268\), .* 16,384"),
+    (DOUBLING, r"merge 9: expected a token of at most 1,000 bytes, got \(264, 264\), .* 1,024"),
     ([[97, 98], [256, 257]], r"merge 1: expected two ids from 0 to 256, got \[256, 257\]"),
     ([[97, 300], [97, 98]], r"merge 0: expected two ids from 0 to 255, got \[97, 300\]"),
     ([[97, 98], [-1, 97]], r"merge 1: expected two ids from 0 to 256, got \[-1, 97\]"),
