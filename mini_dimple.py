@@ -176,9 +176,7 @@ class Dimple(nn.Module):
             keys, _ = past[0]  # (B, nh, past, hd)
             start = keys.shape[2]
         end = start + x.shape[1]
-        if end > MAX_POSITIONS:
-            raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt and "
-                             f"window, got {end}")
+        expect_positions(end)
         for i, block in enumerate(self.blocks):
             of_layer = None if past is None else past[i]
             x, kv = block(x, causal, (self.cos[start:end], self.sin[start:end]), of_layer)
@@ -381,8 +379,10 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
 
     def counted(tokens):
         nonlocal looks
-        looks += 1
-        return exclude(look(tokens), config.mask_id)
+        logits, looks = exclude(look(tokens), config.mask_id), looks + 1
+        with suppress(AttributeError):  # a bound method cannot be marked
+            look.used = True
+        return logits
 
     while (unfinished := (tokens == config.mask_id).any(1)).any():  # the only synchronisation
         before, masked, looks_before = tokens, tokens == config.mask_id, looks
@@ -446,6 +446,7 @@ def decode_ar(model, images, prompt, length):
     if not (isinstance(length, int) and length >= 1):
         raise ValueError(f"length: expected a number of tokens, 1 or more, got {length!r}")
     eos_id, x, cache = model.config.eos_id, model.prefix(images, prompt), None
+    expect_positions(x.shape[1] + length)
     tokens = torch.full((len(prompt), length), eos_id, device=x.device)
     finished = torch.zeros_like(tokens[:, 0], dtype=torch.bool)
     for i in range(length):
@@ -478,8 +479,14 @@ def expect(name, value, dtype, shape, device, ids=None):
     wanted = ", ".join(map(str, shape))
     raise ValueError(f"{name}: expected a {dtype} tensor ({wanted}) on {device}, got {came}")
 
+def expect_positions(T):
+    """Raises ValueError for more positions than the rotary table has."""
+    if T > MAX_POSITIONS:
+        raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt and "
+                         f"window, got {T}")
+
 def check_decoding(look, window, config, temperature, limit):
-    """Raises ValueError for what `decode` cannot start with; notes that the look is in use."""
+    """Raises ValueError for what `decode` cannot start with."""
     device = getattr(window, "device", None)  # any; the look says if it is not its own
     expect("window", window, torch.long, ("B", "W"), device, config.vocab_size)
     if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
@@ -489,5 +496,3 @@ def check_decoding(look, window, config, temperature, limit):
     if getattr(look, "used", False):
         raise ValueError("look: it has decoded a window already, and may keep what it saw of it; "
                          "make a new one for each decoding")
-    with suppress(AttributeError):  # a bound method cannot be marked
-        look.used = True

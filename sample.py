@@ -109,8 +109,9 @@ def main(argv=None):
                   file=sys.stderr)
         if args.image:
             scene, image = None, folder.load_image(args.image, config.image_px)
-        elif origin["trained_on"] == "pictures":
-            raise ValueError(f"{path} was trained on your own pictures: name one with --image")
+        elif origin["trained_on"] not in toy.TOYS:
+            raise ValueError(f"{path} was trained on {origin['trained_on']}, not on a toy set: "
+                             "name a picture with --image")
         else:
             board = toy.TOYS[origin["trained_on"]]
             drawn = toy.examples(board, 1, number, held_out=True,

@@ -90,9 +90,13 @@ def settings_from(args):
     ar, diffusion = TRAINING[preset]["ar_steps"], TRAINING[preset]["diffusion_steps"]
     if "ar_phase" in given:
         origin, ar = read_ar_phase(given["ar_phase"])[1:]
+        if given["ar_phase"].resolve().parent == args.out.resolve():
+            raise ValueError(f"--ar-phase {given['ar_phase']}: is in --out, whose earlier run this "
+                             "one replaces; choose another --out")
         if recipe != RECIPES[0]:
             raise ValueError(f"--ar-phase: the recipe {recipe!r} does not begin with it")
-        if given.get("ar_steps", ar) != ar or given.get("preset", preset) != origin["preset"]:
+        if (given.get("ar_steps", ar), given.get("preset", origin["preset"])) != (
+                ar, origin["preset"]):
             raise ValueError(f"--ar-phase {given['ar_phase']}: is of {ar} steps of the preset "
                              f"{origin['preset']}; do not ask for others")
         preset, diffusion = origin["preset"], TRAINING[origin["preset"]]["diffusion_steps"]
@@ -133,7 +137,7 @@ def settings_from(args):
 def read_ar_phase(path):
     """-> (model, tokenizer) of an --ar-phase, its origin, its steps. Raises ValueError, OSError."""
     model, tokenizer, origin = load(path)
-    if origin["phase"] != "ar" or not {"preset", "steps"} <= set(origin):
+    if origin["phase"] != "ar" or origin.get("preset") not in PRESETS or "steps" not in origin:
         raise ValueError(f"--ar-phase {path}: its last phase was {origin['phase']!r}; needed are "
                          "weights that `python train.py` wrote as ar_phase.pt")
     return (model, tokenizer), origin, origin["steps"]
@@ -193,6 +197,12 @@ def interruption():
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def left_by_a_run(folder):
+    """What an earlier run wrote there."""
+    kept = (path for path in folder.glob("step_*.pt") if path.stem[len("step_"):].isdecimal())
+    return [path for path in (*(folder / name for name in FILES), *kept) if path.exists()]
 
 
 def read_last(path):
@@ -283,8 +293,8 @@ class Run:
                     rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS)
                             and row[0].isdigit() and int(row[0]) <= self.step]
         else:
-            for path in (*(self.out / name for name in FILES), *self.out.glob("step_*.pt")):
-                path.unlink(missing_ok=True)
+            for path in left_by_a_run(self.out):
+                path.unlink()
         text = "".join(",".join(row) + "\n" for row in [LOG_COLUMNS, *rows])
         write(log, lambda file: file.write(text.encode()))
 
@@ -436,7 +446,7 @@ def prepare_run(args):
         state = read_last(last)
         return resumed_settings(args, state, last), state
     settings = settings_from(args)
-    found = [name for name in FILES if (args.out / name).exists()]
+    found = [path.name for path in left_by_a_run(args.out)]
     if found and not args.overwrite:
         going_on = "--resume goes on with it if unfinished, " if last.exists() else ""
         raise ValueError(f"--out {args.out}: holds {found[0]} of an earlier run; {going_on}"

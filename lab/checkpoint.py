@@ -55,18 +55,18 @@ def write(path, save):
         temporary.unlink(missing_ok=True)
 
 
-def read_state(path, wanted, device="cpu"):
-    """The dict in a file written by `torch.save`. Raises OSError if it cannot be read, ValueError
-    if it is damaged, holds more than tensors and plain values, or is of another format than
-    `wanted`."""
+def read_state(path, wanted):
+    """The dict in a file written by `torch.save`, its tensors on the CPU. Raises OSError if it
+    cannot be read, ValueError if it is damaged, holds more than tensors and plain values, or is of
+    another format than `wanted`."""
     with open(path, "rb") as file:
         try:
-            state = torch.load(file, map_location=device, weights_only=True)
-            found = dict(state)["format"]
+            state = dict(torch.load(file, map_location="cpu", weights_only=True))
+            found = state["format"]
         except Exception as error:  # foreign and damaged files fail in many ways
             raise ValueError(f"{path}: damaged, or not written by Mini-Dimple") from error
     if found != wanted:
-        raise ValueError(f"{path}: its format is {found!r}; this code reads {wanted!r}")
+        raise ValueError(f"{path}: its format is {found!r:.60}; this code reads {wanted!r}")
     return state
 
 
@@ -88,8 +88,12 @@ class Checkpoint(NamedTuple):
 def load(path, device="cpu"):
     """A checkpoint that `save` wrote -> model, tokenizer, origin. Raises OSError or ValueError, as
     `read_state`, and ValueError, with what does not fit, for contents that this code cannot use."""
-    state = read_state(path, FORMAT, device)
+    state = read_state(path, FORMAT)
     try:
+        for name, kind in (("merges", list), ("config", dict), ("origin", dict), ("weights", dict)):
+            if not isinstance(state.get(name), kind):
+                raise ValueError(f"{name}: expected a {kind.__name__}, got "
+                                 f"{type(state.get(name)).__name__}")
         tokenizer = our_tokenizer()(state["merges"])
         config = read_config(state["config"], tokenizer)
         origin = read_origin(state["origin"])
@@ -97,9 +101,8 @@ def load(path, device="cpu"):
         weights = fitting(state["weights"], kind, config)
         model = kind(config)
         model.load_state_dict(weights)
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{path}: {what}") from error
+    except (ValueError, RuntimeError) as error:  # RuntimeError: of sparse tensors and the like
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
     broken = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
     if broken:
         raise ValueError(f"{path}: damaged weights: {broken[0]} holds numbers that are not finite")
@@ -109,26 +112,26 @@ def load(path, device="cpu"):
 def read_config(values, tokenizer):
     """A dict -> Config. Raises ValueError for fields, types and ranges that cannot be, for sizes
     that do not go into one another, and for ids that are not the tokenizer's."""
-    names, got = [field.name for field in fields(Config)], dict(values)
-    if set(got) != set(names):
+    names = {field.name for field in fields(Config)}
+    wrong = ("missing", names - set(values)), ("unknown", set(values) - names)
+    if any(some for _, some in wrong):
         raise ValueError("config: " + "; ".join(
-            f"{words} {', '.join(sorted(some))}" for words, some in
-            (("missing", set(names) - set(got)), ("unknown", set(got) - set(names))) if some))
+            f"{words} {', '.join(sorted(map(str, some)))}" for words, some in wrong if some))
     for name, (low, high) in RANGES.items():
-        if type(got[name]) is not int or not low <= got[name] <= high:
-            raise ValueError(f"config: {name} is {got[name]!r}; expected a whole number "
+        if type(values[name]) is not int or not low <= values[name] <= high:
+            raise ValueError(f"config: {name} is {values[name]!r:.60}; expected a whole number "
                              f"from {low} to {high}")
-    config = Config(**got)
+    config = Config(**values)
     for name in ("vocab_size", "eos_id", "mask_id"):
-        if got[name] != getattr(tokenizer, name):
-            raise ValueError(f"config: {name} is {got[name]}; its tokenizer's is "
+        if values[name] != getattr(tokenizer, name):
+            raise ValueError(f"config: {name} is {values[name]}; its tokenizer's is "
                              f"{getattr(tokenizer, name)}")
     if config.image_px % (2 * config.patch_px):
         raise ValueError(f"config: image_px is {config.image_px}; 2 x 2 patches of "
                          f"{config.patch_px} px (patch_px) do not fill that")
     for name in ("width", "vit_width"):
-        if got[name] % config.heads:
-            raise ValueError(f"config: {config.heads} heads do not divide {name}, {got[name]}")
+        if values[name] % config.heads:
+            raise ValueError(f"config: {config.heads} heads do not divide {name}, {values[name]}")
     if config.width // config.heads % 2:
         raise ValueError(f"config: width {config.width} over {config.heads} heads is odd; rotary "
                          "positions turn pairs of channels")
@@ -143,11 +146,14 @@ def read_config(values, tokenizer):
 def read_origin(origin):
     """Raises ValueError unless it says what sample.py and the lab go by."""
     for name, wanted in (("phase", ("ar", "diffusion")), ("trained_on", None), ("prompt", None)):
-        value = dict(origin).get(name)
+        value = origin.get(name)
         if not isinstance(value, str) or (wanted and value not in wanted):
-            raise ValueError(f"origin: {name} is {value!r}; expected "
+            raise ValueError(f"origin: {name} is {value!r:.60}; expected "
                              + (" or ".join(map(repr, wanted)) if wanted else "a text"))
-    return dict(origin)
+    if not isinstance(origin.get("prefix_mask", False), bool):
+        raise ValueError(f"origin: prefix_mask is {origin['prefix_mask']!r:.60}; expected True or "
+                         "False")
+    return origin
 
 
 def fitting(weights, kind, config):
@@ -155,7 +161,8 @@ def fitting(weights, kind, config):
     DistributedDataParallel put before them. Raises ValueError if they are not the model's, with
     which and how."""
     found = {}
-    for name, weight in dict(weights).items():
+    for name, weight in weights.items():
+        name = str(name)
         while name.startswith(("_orig_mod.", "module.")):
             name = name.partition(".")[2]
         found[name] = weight

@@ -121,6 +121,8 @@ class Lab:
             except KeyboardInterrupt:
                 process.wait()  # Ctrl-C reaches it, too: it saves what it has
                 raise
+        if code == 130:  # where Ctrl-C reached train.py alone
+            raise KeyboardInterrupt
         if code:
             lines = (folder / "train.txt").read_text(errors="replace").split("\n")
             last = [line for line in lines if line.strip()][-1:] or [f"exit status {code}"]

@@ -40,7 +40,8 @@ def prepare(settings):
             if split:
                 folder.check_lengths(split, lines, tokenizer, window)
         if test is None:
-            print("no picture is held out: the figures will be of the training pictures")
+            if n != 0:
+                print("no picture is held out: the figures will be of the training pictures")
             test = train
         prompts = train.prompts + test.prompts
         test = replace(test, images=test.images[:n], prompts=test.prompts[:n], texts=test.texts[:n])

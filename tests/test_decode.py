@@ -651,7 +651,8 @@ def test_pictures_and_prompts_that_the_model_cannot_read(way, which, change, mes
     (lambda x: x[0], "a torch.int64 tensor (6,) on cpu"),
     (lambda x: x[:, :0], "a torch.int64 tensor (2, 0) on cpu"),
     (lambda x: x[:0], "a torch.int64 tensor (0, 6) on cpu"),
-    (lambda x: torch.cat([x, x]), "a torch.int64 tensor (4, 6) on cpu"),  # more windows than pictures
+    # more windows than pictures
+    (lambda x: torch.cat([x, x]), "a torch.int64 tensor (4, 6) on cpu"),
     (lambda x: x.tolist(), "list"),
     (lambda x: x + 1, "20 to 20"), (lambda x: -x, "-19 to -19"),
     (lambda x: x.repeat(1, MAX_POSITIONS // 6), f"{4 + 3 + MAX_POSITIONS // 6 * 6}"),

@@ -1,5 +1,5 @@
-"""What CUDA changes: run on a GPU where there is one (`.ci/gpu`), else on the CPU, so that the tests
-themselves are known to work."""
+"""What CUDA changes: run on a GPU where there is one (`.ci/gpu`), else on the CPU, so that the
+tests themselves are known to work."""
 import warnings
 
 import pytest
@@ -141,7 +141,8 @@ def test_a_training_step_never_waits_for_the_gpu(quick):
     batches = Batches(split, tokenizer, config, 16, 0, DEVICE)
     for step in range(12):
         for phase in ("ar", "diffusion"):
-            torch.cuda.set_sync_debug_mode("error" if step % 6 else "default")  # a new epoch may wait
+            # a new epoch may wait
+            torch.cuda.set_sync_debug_mode("error" if step % 6 else "default")
             try:
                 batch = batches(step, phase)
                 with autocast(DEVICE):

@@ -35,9 +35,14 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
+def prose(text):
+    """Without its blocks of code."""
+    return re.sub(r"```.*?```", "", text, flags=re.S)
+
+
 def commands(text):
     """Every command that begins with `python`, of code spans and shell blocks: one a line."""
-    spans = re.findall(r"`(?:[A-Z_]+=\S+ )*(python3? [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    spans = re.findall(r"`(?:[A-Z_]+=\S+ )*(python3? [^`]+)`", prose(text))
     lines = "\n".join(blocks(text, "sh")).replace(" && ", "\n").splitlines()
     return [" ".join(line.split()) for line in [*spans, *lines] if line.startswith("python")]
 
@@ -63,7 +68,7 @@ def test_every_command_names_what_exists(name):
 def test_links_lead_somewhere():
     anchors = {}
     for name, text in TEXTS.items():
-        heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+        heads = re.findall(r"^#+ (.*)$", prose(text), re.M)
         anchors[(ROOT / name).resolve()] = {
             re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
     for doc in DOCS:
@@ -106,7 +111,8 @@ def test_what_the_lab_writes_has_its_place():
     for part in parts:
         assert text.count(f"<!-- {part} -->\n") == text.count(f"<!-- end of {part} -->") == 1
         inside = text.split(f"<!-- {part} -->\n")[1].split("<!-- end of")[0]
-        assert "\n| " in inside and re.match(r"\n`[^`]+`: \d{4}-\d\d-\d\d|\n`bench.py", inside), part
+        assert "\n| " in inside, part
+        assert re.match(r"\n`[^`]+`: \d{4}-\d\d-\d\d|\n`bench.py", inside), part
 
 
 def test_every_name_in_the_neighbours_exists():
@@ -115,7 +121,8 @@ def test_every_name_in_the_neighbours_exists():
     options = set(train.parse([])[0]._option_string_actions)
     functions = [value for module in SOURCES.values() for value in vars(module).values()
                  if inspect.isfunction(value)]
-    arguments = {argument for value in functions for argument in inspect.signature(value).parameters}
+    arguments = {argument for value in functions
+                 for argument in inspect.signature(value).parameters}
     fields = set(mini_dimple.Config.__annotations__) | set(mini_dimple.Step.__annotations__)
 
     def found(name):
@@ -189,8 +196,9 @@ def test_the_example_folder_is_a_data_folder_of_held_out_scenes():
 
 # ---------------------------------------------------------------- the house
 
-LEVELS = (("mini_dimple", "tokenizer"), ("data",), ("rules",), ("lab",),
-          ("train", "sample", "exercises"))  # each imports from those before it, or its own folder
+# README's drawing, from left to right: each imports from those before it, or its own folder
+DRAWING = re.search(r"^tokenizer\.py .*<-.*$", README, re.M)[0]
+LEVELS = [re.findall(r"\w+", names.replace(".py", "")) for names in DRAWING.split("<-")]
 
 
 def python_files():
