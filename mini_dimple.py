@@ -177,9 +177,9 @@ class Dimple(nn.Module):
             start = keys.shape[2]
         end = start + x.shape[1]
         expect_positions(end)
+        rotary = self.cos[start:end], self.sin[start:end]
         for i, block in enumerate(self.blocks):
-            of_layer = None if past is None else past[i]
-            x, kv = block(x, causal, (self.cos[start:end], self.sin[start:end]), of_layer)
+            x, kv = block(x, causal, rotary, None if past is None else past[i])
             cache.append(kv)
         return self.norm(x), cache
 

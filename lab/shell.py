@@ -98,10 +98,14 @@ def pick_device(name):
 
 
 def commit():
-    """The commit of this code, "-dirty" if files differ from it; "unknown" outside a clone."""
+    """The commit of this code, "-dirty" if files but docs/ differ from it; "unknown" outside a
+    clone."""
+    def git(*words):
+        root = Path(__file__).parent.parent
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
     try:
-        words = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        done = subprocess.run(words, capture_output=True, text=True)
+        found = git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown"
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!docs")
     except OSError:  # no git
         return "unknown"
-    return done.stdout.strip() or "unknown"
+    return found + "-dirty" * bool(changed.stdout.strip())
