@@ -7,10 +7,10 @@ The sequence, and below it what each state scores: the next token (token shift, 
                                     |     |      |       |       |
                                     a    red   circle    at    <eos>
 
-     phase 1, AR: each position sees itself       phase 2, diffusion: every position
-     and what is before it (causal mask)          sees every other (full attention)
+     phase 1, AR: each position (a row) sees      phase 2, diffusion: every position
+     itself and what is before it: causal mask    sees every other: full attention
 
-      query v v p p a red                          query v v p p a [M]
+        key v v p p a red                            key v v p p a [M]
           v x . . . . .                                v x x x x x x
           v x x . . . .                                v x x x x x x
           p x x x . . .     the same weights           p x x x x x x
@@ -18,15 +18,17 @@ The sequence, and below it what each state scores: the next token (token shift, 
           a x x x x x .                                a x x x x x x
         red x x x x x x                              [M] x x x x x x
 
-Decoding: all that is sure at once, then what waits for it (what a pass commits, in brackets):
+Decoding: all that the picture settles at once, what is open one choice at a time (in brackets what
+a pass commits):
 
-     pass 1    _    _    _  [red] [circle]   _   [the] [left] [<eos>]
-     pass 2    _    _   [a]  red   circle  [at]   the   left   <eos>
-     pass 3   [i] [see]  a   red   circle   at    the   left   <eos>
+     pass 1   _    _    _   [a] [red] [circle]   _   [the] [left] [<eos>]
+     pass 2   _    _    _    a   red   circle  [at]   the   left   <eos>
+     pass 3   _  [can]  _    a   red   circle   at    the   left   <eos>
+     pass 4  [i]  can [see]  a   red   circle   at    the   left   <eos>
 
-B batch, V visual tokens, P prompt tokens, W response window, T = V + P + W positions, D width,
-nh heads, hd = D / nh. In the paper's order, from top to bottom; what the paper does not have, what
-is saved and what is measured is elsewhere (lab/).
+B batch, H image_px, V visual tokens, P prompt tokens, W response window, T = V + P + W positions,
+D width, nh heads, hd = D / nh. From top to bottom: model, training, decoding. What the paper does
+not have, what is saved and what is measured are in rules/ and lab/.
 """
 import math
 from collections.abc import Callable
@@ -59,7 +61,7 @@ class Config:
 # ------------------------------------------------ transformer block (shared by vision and language)
 def rotary_table(positions, head_dim):
     """cos and sin of the rotary angles, each (positions, head_dim / 2)."""
-    # base 100, not 10,000: with some 200 positions, more channels than one turn noticeably
+    # base 100, not 10,000: sequences are short, and the slow channels would hardly turn
     frequencies = 100.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
     angles = torch.arange(positions)[:, None] * frequencies
     return angles.cos(), angles.sin()
@@ -88,7 +90,8 @@ class Block(nn.Module):
 
     def forward(self, x, causal=False, rotary=None, past=None):
         """x (B, T, D) -> same shape, and keys and values (B, nh, past + T, hd). `past`: those of
-        earlier positions, which all of x may see; with `causal` x is then one position."""
+        earlier positions, which all of x may see; with it, `causal` masks nothing, and x must be
+        a single position."""
         B, T, D = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
@@ -110,13 +113,13 @@ class ViT(nn.Module):
         super().__init__()
         self.patch_px = config.patch_px
         self.embed = nn.Linear(3 * config.patch_px ** 2, config.vit_width, bias=False)
-        patches, width = (config.image_px // config.patch_px) ** 2, config.vit_width
-        self.positions = nn.Parameter(torch.randn(patches, width))
+        count, width = (config.image_px // config.patch_px) ** 2, config.vit_width
+        self.positions = nn.Parameter(torch.randn(count, width))  # Dimple sets its scale
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.vit_layers))
 
     def forward(self, images):
         pixels = images.to(self.positions.dtype) / 127.5 - 1
-        patches = F.unfold(pixels, self.patch_px, stride=self.patch_px)  # (B, 3 px px, patches)
+        patches = F.unfold(pixels, self.patch_px, stride=self.patch_px)  # (B, 3 px^2, patches)
         x = self.embed(patches.transpose(1, 2)) + self.positions  # patches row by row
         for block in self.blocks:
             x, _ = block(x)
@@ -161,11 +164,11 @@ class Dimple(nn.Module):
 
     def prefix(self, images, prompt):
         """images (B, 3, H, H) uint8, prompt (B, P) ids -> [visual tokens][prompt] (B, V + P, D).
-        Raises ValueError for others."""
+        Raises ValueError for inputs of another shape, dtype or device."""
         side, device = self.config.image_px, self.head.weight.device
         expect("images", images, torch.uint8, ("B", 3, side, side), device)
         expect("prompt", prompt, torch.long, (len(images), "P"), device,
-               None if self.training else self.config.vocab_size)  # no wait for a GPU in training
+               None if self.training else self.config.vocab_size)  # ids: a GPU is waited for
         return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
 
     def transformer(self, x, causal, past=None):
@@ -185,7 +188,7 @@ class Dimple(nn.Module):
 
     def score(self, prefix, response, causal, past=None):
         """Logits (B, W, vocab) of the response (B, W), and the cache. Token shift: the state at
-        position i scores token i + 1, so the prefix's last position scores response[:, 0].
+        position i scores token i + 1: the prefix's last position response[:, 0], the last none.
         With `past`, the prefix is that position alone. Raises ValueError for other windows."""
         expect("response", response, torch.long, (len(prefix), "W"), prefix.device)
         x = torch.cat([prefix, self.embedding(response)], dim=1)
@@ -195,7 +198,7 @@ class Dimple(nn.Module):
     def forward(self, images, prompt, response, causal):
         """Logits (B, W, vocab) of the response (B, W); `causal` chooses the phase's attention."""
         prefix = self.prefix(images, prompt)
-        if not self.training:  # as in `prefix`: the ids, too
+        if not self.training:  # the ids, too, as in `prefix`
             expect("response", response, torch.long, (len(prefix), "W"), prefix.device,
                    self.config.vocab_size)
         return self.score(prefix, response, causal)[0]
@@ -208,8 +211,9 @@ def token_nll(logits, response):
     return nll.view_as(response)
 
 def ar_loss(model, images, prompt, response):
-    """Next-token cross-entropy under the causal mask, the mean over each response up to its first
-    EOS, included. images (B, 3, H, H) uint8, prompt (B, P), response (B, W) -> nats per token."""
+    """Next-token cross-entropy under the causal mask, the mean over the batch's tokens, of each
+    response up to its first EOS, included. images (B, 3, H, H) uint8, prompt (B, P), response
+    (B, W) -> nats per token."""
     nll = token_nll(model(images, prompt, response, causal=True), response)  # (B, W)
     eos = (response == model.config.eos_id).long()
     scored = eos.cumsum(1) - eos == 0  # no EOS strictly before
@@ -251,8 +255,8 @@ def weigh(nll, masked, t, weighting):
 def diffusion_loss(model, images, prompt, response, weighting="flat", generator=None):
     """Cross-entropy of the masked response tokens under full attention; image and prompt are never
     masked. Shapes as in `ar_loss`; nats per token. The default is not the paper's 1 / t ("elbo"):
-    "flat" weighs each masked token alike, so that no example of a small t, with few of them, rules
-    a batch; measured, neither was better (docs/results.md)."""
+    "flat" weighs each masked token alike, so that no example with a small t dominates a batch;
+    measured, neither was better (docs/results.md)."""
     t = draw_t(len(response), response.device, generator)
     noisy, masked = forward_process(response, t, model.config.mask_id, generator)
     logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)
@@ -268,14 +272,14 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100):
     return phase, min((at + 1) / warmup, (steps - at) / (steps - warmup + 1))
 
 
-# ------------------------------------------- looks: one pass of decoding each (paper: prefilling)
+# ------------------------- looks: window -> logits, one pass of the model each (paper: prefilling)
 @torch.no_grad()
 def full(model, images, prompt, causal=False):
     """A look that runs the whole sequence in every pass; `causal`: as phase 1 reads it.
     images (B, 3, H, H) uint8, prompt (B, P) ids -> a function, tokens (B, W) -> logits
-    (B, W, vocab), for one decoding. Raises ValueError for other pictures, prompts or windows."""
+    (B, W, vocab), for one decoding. Raises ValueError for inputs of others."""
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
-    return lambda tokens: model.score(prefix, tokens, causal)[0]
+    return torch.no_grad()(lambda tokens: model.score(prefix, tokens, causal)[0])
 
 @torch.no_grad()
 def prefilled(model, images, prompt):
@@ -283,6 +287,7 @@ def prefilled(model, images, prompt):
     and keeps its keys and values, which go stale as tokens are committed. Otherwise as `full`."""
     prefix, past = model.prefix(images, prompt), None
 
+    @torch.no_grad()
     def look(tokens):
         nonlocal prefix, past
         logits, cache = model.score(prefix, tokens, causal=False, past=past)
@@ -297,7 +302,7 @@ def prefilled(model, images, prompt):
 # ------------------------------------------- decoding (paper: confident decoding, structure priors)
 def exclude(logits, mask_id):
     """A copy of the logits (..., vocab) in which [MASK] cannot be chosen; in float32 or better, as
-    bf16 has two values from 0.99 to 1."""
+    bf16 has only two values between 0.99 and 1."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     logits[..., mask_id] = -torch.inf
     return logits
@@ -310,12 +315,13 @@ def draw(logits, temperature, generator=None):
 
 @dataclass(eq=False)
 class Step:
-    """What a rule sees of one iteration: B examples, W positions; its own, to change at will. Also:
-    masked (B, W) bool; logits, probs (B, W, vocab), [MASK] excluded, of committed positions, too;
-    proposal (B, W) ids, what would be committed; confidence (B, W), its probability before
-    temperature; at_least_one (B, W) bool, what the last `commit` added where nothing was named."""
+    """One iteration as a rule sees it, and may change it at will: B examples, W positions. Made of
+    the fields below: masked (B, W) bool; logits, probs (B, W, vocab), [MASK] excluded, at committed
+    positions, too; proposal (B, W) ids, what would be committed; confidence (B, W), its probability
+    before temperature; at_least_one (B, W) bool, what the last `commit` added where nothing was
+    named."""
     iteration: int             # 0, 1, 2, ...
-    limit: int                 # the passes after which all that is left is committed
+    limit: int                 # the pass that commits all that is left
     tokens: torch.Tensor       # (B, W) ids, mask_id where nothing is committed
     given: torch.Tensor        # (B, W) bool: fixed from the start (structure prior)
     mask_id: int
@@ -332,7 +338,7 @@ class Step:
 
     def score(self, logits):
         """Go by these logits (B, W, vocab) from here on: anew logits, probs, and a proposal."""
-        self.logits = exclude(logits, self.mask_id)
+        self.logits = exclude(logits, self.mask_id)  # they may be the rule's own
         self.probs = self.logits.softmax(-1)
         self.propose(draw(self.logits, self.temperature, self.generator) if self.temperature
                      else self.probs.argmax(-1))
@@ -384,7 +390,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
             look.used = True
         return logits
 
-    while (unfinished := (tokens == config.mask_id).any(1)).any():  # the only synchronisation
+    while (unfinished := (tokens == config.mask_id).any(1)).any():  # waits for a GPU
         before, masked, looks_before = tokens, tokens == config.mask_id, looks
         if looks < 2 * window.shape[1]:  # a window that grows gets more passes, but not for ever
             longest = max(longest, tokens.shape[1])
@@ -394,8 +400,11 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
         top3 = step.probs.topk(3) if watch is not None else None  # the rule may write into them
         at_limit = looks >= most
         answer = masked if at_limit else rule(step)
-        if answer.dtype == torch.bool:
-            step.tokens, step.masked = tokens, masked  # its own may hold anything by now
+        positions = getattr(answer, "dtype", None) == torch.bool
+        expect("the rule's answer", answer, torch.bool if positions else torch.long,
+               masked.shape if positions else (len(masked), "W"), masked.device)
+        if positions:
+            step.tokens, step.masked = tokens, masked  # the rule may have changed its own
             answer = step.commit(answer)
         tokens, given = put_back(answer, tokens, given, unfinished, config)
         iterations, passes = iterations + unfinished, passes + unfinished * (looks - looks_before)
@@ -417,12 +426,12 @@ class Decoded:
         return self.tokens[b, :self.ends[b]].tolist()
 
 def put_back(new, tokens, given, unfinished, config):
-    """What a rule's window `new` (B, W') may not touch, put back -> tokens, given (B, W''): given
-    tokens and finished examples stay as in `tokens` (B, W), and are not cut off."""
+    """A rule's window `new` (B, W') with what it may not change put back -> tokens, given (B, W''):
+    given tokens and finished examples stay as in `tokens` (B, W), and are not cut off."""
     keep = given | ~unfinished[:, None]
     if new.shape[1] < tokens.shape[1]:
         needed = keep & (given | (tokens != config.eos_id))  # a finished row's EOS tail may go
-        W = needed.any(0).nonzero()[-1:].sum().item() + 1
+        W = needed.any(0).nonzero()[-1:].sum().item() + 1  # past the last one; 1 if none
         new = F.pad(new, (0, max(0, W - new.shape[1])), value=config.eos_id)
     if new.shape[1] != tokens.shape[1]:
         longer = 0, new.shape[1] - tokens.shape[1]  # F.pad cuts where this is negative
@@ -462,7 +471,7 @@ def decode_ar(model, images, prompt, length):
     return Decoded(tokens, passes, passes, torch.zeros_like(passes), ends)
 
 
-# ---------------------------------------------------------------- the door of the Python interface
+# ---------------------------------------------------------------- checks of what is passed
 def expect(name, value, dtype, shape, device, ids=None):
     """Raises ValueError, with what was expected and what came, unless `value` is a `dtype` tensor
     of this shape (a letter: any size from 1 on), on `device`, of ids below `ids`."""
@@ -487,7 +496,7 @@ def expect_positions(T):
 
 def check_decoding(look, window, config, temperature, limit):
     """Raises ValueError for what `decode` cannot start with."""
-    device = getattr(window, "device", None)  # any; the look says if it is not its own
+    device = getattr(window, "device", None)  # any: a look checks that it is the model's
     expect("window", window, torch.long, ("B", "W"), device, config.vocab_size)
     if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature: expected a number, 0 or more, got {temperature!r}")

@@ -33,7 +33,7 @@ LOG_EVERY = 10    # steps between two looks at the loss: each look waits for the
 LAST_FORMAT = "mini-dimple run 4"
 # AdamW's rate; Muon's is in proportion
 LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")
-BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{postfix}, {remaining} left]"
+BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
 FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
 
 

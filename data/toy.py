@@ -24,7 +24,7 @@ RADIUS_PX = {"small": (3.6, 4.2), "large": (6.0, 7.0)}  # far apart: the size is
 CELL_PX = 16
 # All of one length in tokens. A mixed length leaves the place of every later word unknown until the
 # opening is settled; the diffusion phase then learns it with some seeds and fails with others
-# (README, "What was measured").
+# (docs/results.md, "The default run").
 OPENINGS = ("i can see ", "there is just ", "here we find ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",

@@ -1,9 +1,9 @@
-"""Exercise 5: your own decoding rule, on the leaderboard.
+"""Exercise 5: your own decoding rule, on the board.
 
 A decoding rule says which masked positions to commit in this iteration. A fixed count (`maskgit:2`:
-the two most confident) needs 24 iterations for 48 tokens; `confident:0.9` needs about 5 and is as
-right. First beat the fixed counts. Then reach 98% in fewer iterations than `confident:0.9`, at most
-4 on average. (A further look at the model, `step.look`, counts as an iteration.)
+the two most confident) needs 24 passes for 48 tokens; `confident:0.9` needs about 5 and is as
+right. First beat the fixed counts. Then reach 98% in fewer passes than `confident:0.9`, at most 4
+on average. (A further look at the model, `step.look`, is a pass.)
 
 Watch where the iterations go, before you start:   python sample.py --seed 9
 A bold threshold alone does not work: `--rule confident:0.5` mixes two wordings. Why? And what could
@@ -12,7 +12,7 @@ be committed in the first iteration, besides what is sure, without mixing anythi
 Paper: confident decoding.
 Compare afterwards: `confident` in mini_dimple.py, and the files in rules/.
 Check:       python -m pytest exercises/05_your_own_rule.py -s      (-s shows your figures)
-Leaderboard: python -m lab rules --rule exercises/05_your_own_rule.py
+Board:       python -m lab rules --rule exercises/05_your_own_rule.py
 """
 import torch
 

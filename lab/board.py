@@ -155,8 +155,8 @@ def board(args, device, command):
     seconds = time.perf_counter() - start
     said = (f"{args.scenes} held-out scenes, {args.checkpoint.name}, look {args.look}; "
             f"{seconds:.0f} s. Interval: 95%, Wilson's, over scenes. ● on the front: no rule is "
-            "as right in fewer passes. ★ yours. An iteration asks the rule once, a pass runs the "
-            "model once.")
+            "as right in as few passes, and better in one of the two. ★ yours. An iteration asks "
+            "the rule once, a pass runs the model once.")
     lines = [cells(row) for row in rows]
     lines += [broken_cells(text, error, text in mine) for text, error in broken.items()]
     text = f"{said}\n\n{table(HEAD, lines)}"

@@ -28,13 +28,15 @@ RANGES = {  # field of Config -> smallest and largest value
 
 def our_tokenizer():
     """`Tokenizer` of our tokenizer.py, whichever module of that name Python would import here."""
-    path = ROOT / "tokenizer.py"
-    module = sys.modules.get("tokenizer")
-    if getattr(module, "__file__", None) != str(path):
-        spec = importlib.util.spec_from_file_location("mini_dimple_tokenizer", path)
-        module = importlib.util.module_from_spec(spec)
+    path, name = ROOT / "tokenizer.py", "tokenizer"
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin != str(path):
+        name = "mini_dimple_tokenizer"
+        spec = importlib.util.spec_from_file_location(name, path)
+    if name not in sys.modules:
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    return module.Tokenizer
+    return sys.modules[name].Tokenizer
 
 
 def write(path, save):

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 
 from data import folder, toy
+from lab.checkpoint import our_tokenizer
 from lab.variants import complementary_loss
 from mini_dimple import Config, ar_loss, diffusion_loss
-from tokenizer import Tokenizer
 
 PRESETS = {  # Config
     "tiny": {},  # 1 M parameters, for 2 CPU cores
@@ -21,6 +21,7 @@ TRAINING = {  # and the rest; learning rates are peaks, the same in both phases
     "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000,
                   muon_lr=0.012, adamw_lr=5e-3),
 }
+Tokenizer = our_tokenizer()
 HELD_OUT_SCENES = 2000  # of the toy set, that a run is evaluated on
 
 

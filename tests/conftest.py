@@ -19,8 +19,9 @@ def compiled_here(tmp_path_factory):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--rule", metavar="RULE", help="check this decoding rule and nothing else: a "
-                     "file of yours, as in `python -m pytest tests/test_rules.py --rule mine.py:7`")
+    parser.addoption("--rule", metavar="RULE", action="append", help="check this decoding rule and "
+                     "nothing else (repeatable): a file of yours, as in "
+                     "`python -m pytest tests/test_rules.py --rule mine.py:7`")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -20,13 +20,15 @@ ROOT = Path(__file__).parent.parent
 
 
 def pytest_generate_tests(metafunc):
-    """`any_rule`: the one of --rule, else all that are built in."""
+    """`any_rule`: those of --rule, else all that are built in."""
     if "any_rule" in metafunc.fixturenames:
-        mine = metafunc.config.getoption("--rule")
+        mine = metafunc.config.getoption("--rule") or []
         try:
-            metafunc.parametrize("any_rule", [mine] if mine and resolve(mine) else named())
+            for text in mine:
+                resolve(text)
         except ValueError as error:
             raise pytest.UsageError(error) from None
+        metafunc.parametrize("any_rule", mine or named())
 
 
 # ---------------------------------------------------------------- what any rule must do
@@ -118,14 +120,15 @@ def test_a_rule_that_draws_is_not_compared(source, tmp_path):
         ALONE(f"{tmp_path}/mine.py", 0)
 
 
-def test_the_option_checks_one_file_and_nothing_else(tmp_path):
+def test_the_option_checks_its_files_and_nothing_else(tmp_path):
     (tmp_path / "mine.py").write_text("def rule(step, k=3):\n"
                                       "    return step.confidence > step.confidence.mean()\n")
+    (tmp_path / "good.py").write_text("rule = lambda step: step.confidence > 0.5")
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-             ROOT / "tests" / "test_rules.py", "--rule", "mine.py:7"]
+             ROOT / "tests" / "test_rules.py", "--rule", "good.py", "--rule", "mine.py:7"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert "3 failed, 4 passed" in done.stdout, done.stdout + done.stderr
+    assert "3 failed, 11 passed" in done.stdout, done.stdout + done.stderr
     assert "mine.py:7: example" in done.stdout and "depends on the others" in done.stdout
     words[-1] = "nine.py"
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)

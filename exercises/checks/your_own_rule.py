@@ -17,7 +17,7 @@ def decoded(rule, rows):
 
 @functools.cache
 def measured(rule):
-    """-> share right, iterations; of a rule, or of one of the leaderboard's by its name (`resolve`
+    """-> share right, iterations; of a rule, or of one of the board's by its name (`resolve`
     makes a new function each time).
 
     A rule's own looks count as iterations, too: they are passes of the model as well."""
@@ -64,7 +64,7 @@ def check_98_percent_in_fewer_iterations_than_confident(solution):
           "Could an open choice be settled while sure ones are committed, one at a time? (If you "
           "do that and gain nothing: is your best one taken among masked positions that are not "
           "sure? Committed positions have a high confidence, too.)")
-    print("\n" + said + "All of the leaderboard: python -m lab rules --rule FILE")
+    print("\n" + said + "The whole board: python -m lab rules --rule FILE")
 
 
 test_exercise = exercise(check_each_example_on_its_own, check_beats_fixed_counts,
