@@ -168,7 +168,7 @@ class Dimple(nn.Module):
         side, device = self.config.image_px, self.head.weight.device
         expect("images", images, torch.uint8, ("B", 3, side, side), device)
         expect("prompt", prompt, torch.long, (len(images), "P"), device,
-               None if self.training else self.config.vocab_size)  # ids: a GPU is waited for
+               None if torch.is_grad_enabled() and self.training else self.config.vocab_size)
         return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
 
     def transformer(self, x, causal, past=None):
@@ -485,8 +485,8 @@ def expect(name, value, dtype, shape, device, ids=None):
                 raise ValueError(f"{name}: expected ids from 0 to {ids - 1}, "
                                  f"got {value.min()} to {value.max()}")
             return
-    wanted = ", ".join(map(str, shape))
-    raise ValueError(f"{name}: expected a {dtype} tensor ({wanted}) on {device}, got {came}")
+    place, wanted = f" on {device}" if device else "", ", ".join(map(str, shape))
+    raise ValueError(f"{name}: expected a {dtype} tensor ({wanted}){place}, got {came}")
 
 def expect_positions(T):
     """Raises ValueError for more positions than the rotary table has."""

@@ -22,8 +22,8 @@ from lab import drawing
 from lab.checkpoint import load, read_state, save, write
 from lab.evaluate import THRESHOLD, evaluate
 from lab.shell import Parser, commit, count, pick_device, positive, script, seed, share
-from lab.training import (PRESETS, TRAINING, autocast, low_precision, make_optimizers, phase_loss,
-                          prepare)
+from lab.training import (HELD_OUT_SCENES, PRESETS, TRAINING, autocast, low_precision,
+                          make_optimizers, phase_loss, prepare)
 from lab.variants import PrefixMasked
 from mini_dimple import WEIGHTINGS, Dimple, schedule
 
@@ -114,8 +114,8 @@ def settings_from(args):
         if recipe == "ar" and name in given:
             raise ValueError(f"--{name.replace('_', '-')} is for the diffusion phase; "
                              "the recipe 'ar' has none")
-    if not sum(steps):
-        raise ValueError("--ar-steps 0 and --diffusion-steps 0: nothing to train")
+    if not (steps[1] if "ar_phase" in given else sum(steps)):
+        raise ValueError("--diffusion-steps 0, and no step of phase 1: nothing to train")
     if "holdout" in given and "data" not in given:
         raise ValueError("--holdout is for your own pictures: give --data too")
     if "examples" in given and "data" in given:
@@ -128,7 +128,8 @@ def settings_from(args):
     return dict(
         preset=preset, recipe=recipe, ar_steps=steps[0], diffusion_steps=steps[1],
         **{name: given.get(name, default) for name, default in of_diffusion.items()},
-        data=path("data"), holdout=given.get("holdout", 0.1), evaluate=given.get("evaluate"),
+        data=path("data"), holdout=given.get("holdout", 0.1),
+        evaluate=given.get("evaluate", None if "data" in given else HELD_OUT_SCENES),
         examples=given.get("examples", TRAINING[preset]["examples"]),
         ar_phase=path("ar_phase"), keep=sorted(given.get("keep", ())), seed=given.get("seed", 0),
         device=pick_device(given.get("device", "auto")).type, compile=given.get("compile", False))
@@ -279,7 +280,8 @@ class Run:
         """From another run's AR phase: what follows depends on its weights alone."""
         (model, tokenizer), origin, self.step = read_ar_phase(path)
         if model.config != self.model.config or tokenizer.merges != self.tokenizer.merges:
-            raise ValueError(f"--ar-phase {path}: is of other data or another model than this run")
+            raise ValueError(f"--ar-phase {path}: is of other data or another model than this run; "
+                             "give the --seed, --examples and --data that it was trained with")
         self.model.load_state_dict(model.state_dict())
         self.results["ar"] = origin.get("figures", {})
 

@@ -1,1 +1,1 @@
-"""What decodes, grades, times and draws; checkpoint files; helpers of the command line."""
+"""What trains, decodes, grades, times and draws; the claims; checkpoint files; command line."""

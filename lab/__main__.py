@@ -10,6 +10,9 @@ from pathlib import Path
 
 import torch
 
+# before a data/ or rules/ of the folder that this is called from
+sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
+
 from lab.board import board
 from lab.checkpoint import SHIPPED, SHIPPED_AR
 from lab.claims import CLAIMS, claims

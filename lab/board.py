@@ -10,7 +10,7 @@ from lab import drawing
 from lab.checkpoint import load
 from lab.evaluate import Scenes, caption, decoded, now
 from lab.intervals import wilson
-from lab.results import FIGURES, table, where, write_part
+from lab.results import FIGURES, measured, table, where, write_part
 from mini_dimple import decode_ar
 from rules import RuleError, resolve, resolve_look
 
@@ -165,6 +165,6 @@ def board(args, device, command):
     print(f"\nthe front as a picture: {args.picture}")
     if args.write:
         draw(FIGURES / "rules.png", rows[:-1])
-        write_part("rules", command, device, text)
+        write_part("rules", f"{measured(command, device)}\n\n{text}")
     return rows + [dict(rule=text, yours=text in mine, error=str(error))
                    for text, error in broken.items()]

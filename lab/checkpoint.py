@@ -155,6 +155,10 @@ def read_origin(origin):
     if not isinstance(origin.get("prefix_mask", False), bool):
         raise ValueError(f"origin: prefix_mask is {origin['prefix_mask']!r:.60}; expected True or "
                          "False")
+    steps, figures = origin.get("steps", 1), origin.get("figures", {})
+    if type(steps) is not int or steps < 1 or not isinstance(figures, dict):
+        raise ValueError("origin: expected steps, 1 or more, and figures, a dict; got "
+                         f"{steps!r:.60} and {figures!r:.60}")
     return origin
 
 

@@ -3,6 +3,7 @@ what it is about."""
 import csv
 import io
 import random
+import shutil
 import statistics
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from lab.checkpoint import write
 from lab.evaluate import BATCH, THRESHOLD, decoded, graded
 from lab.intervals import gap_interval, in_percent, in_points, mean_interval, share_interval
 from lab.models import Lab, Recipe, digest
-from lab.results import FIGURES, table, where, write_part
+from lab.results import FIGURES, measured, table, where, write_part
 from lab.speed import timed
 from lab.variants import unseen
 from mini_dimple import decode_ar, full, prefilled
@@ -447,15 +448,17 @@ def claims(args, device, command):
                         bar.update()
                 bar.set_postfix_str(f"measuring {name}")
                 finding = measure(lab, plan(lab))
-                text = (f"{head} In brackets: 95% intervals.\n\n{finding.text}\n\n{mark}")
+                text = (f"{head}\n\n{measured(command, device)} In brackets: 95% intervals.\n\n"
+                        f"{finding.text}\n\n{mark}")
                 for picture, (series, *words) in finding.charts.items():
                     drawing.chart(lab.out / f"{picture}.png", series, *words)
-                    if args.write:
-                        drawing.chart(FIGURES / f"{picture}.png", series, *words)
                 write(lab.out / f"{name}.csv",
                       lambda file: file.write(in_csv(finding.rows).encode()))
                 write(said, lambda file: file.write(text.encode()))
-            tqdm.write(text + "\n")
+            tqdm.write(text.removesuffix(mark))
             if args.write:
-                write_part(f"claims {name}", command, device, text.removesuffix(mark))
+                write_part(f"claims {name}", text.removesuffix(mark).removeprefix(head))
+                for picture in (lab.out / name).parent.glob(f"{name}*.png"):
+                    if (FIGURES / picture.name).exists():  # what results.md shows
+                        shutil.copy(picture, FIGURES)
             bar.update()

@@ -117,6 +117,7 @@ def evaluate(model, tokenizer, split, origin, device):
         loss = mean_loss(model, tokenizer, split, phase, device)
         return dict(exact_match=statistics.fmean(right), loss=loss, **figures), texts, right
     counting = Pictures(split, config, tokenizer, device, prompts=[toy.COUNT] * len(texts))
+    counting.images = pictures.images  # once on the device
     counts, *_ = caption(default_way(model, counting, phase), counting, bar="counting")
     figures = dict(
         correct=statistics.fmean(right), well_formed=statistics.fmean(formed), **figures,

@@ -114,8 +114,10 @@ class Lab:
         folder.mkdir(parents=True, exist_ok=True)
         how = "--resume" if (folder / "last.pt").exists() else "--overwrite"
         words = [sys.executable, ROOT / "train.py", *self.words(recipe, seed), how]
-        with open(folder / "train.txt", "w") as log:
-            process = subprocess.Popen([*map(str, words)], stdout=log, stderr=subprocess.STDOUT)
+        log = folder / "train.txt"
+        before = log.stat().st_size if log.exists() else 0
+        with open(log, "a") as file:
+            process = subprocess.Popen([*map(str, words)], stdout=file, stderr=subprocess.STDOUT)
             try:
                 code = process.wait()
             except KeyboardInterrupt:
@@ -124,9 +126,12 @@ class Lab:
         if code == 130:  # where Ctrl-C reached train.py alone
             raise KeyboardInterrupt
         if code:
-            lines = (folder / "train.txt").read_text(errors="replace").split("\n")
-            last = [line for line in lines if line.strip()][-1:] or [f"exit status {code}"]
-            raise ValueError(f"{folder}: {last[0]}; delete this folder to train it again")
+            lines = log.read_text(errors="replace")[before:].split("\n")
+            last = [line for line in lines if line.strip()][-1:]
+            if code < 0 or not last:
+                last = [f"train.py was ended by signal {-code}; the same command goes on"]
+            raise ValueError(f"{folder}: {last[0]}")
+        (folder / "last.pt").unlink()  # nothing is left to go on with
 
     def model(self, recipe, seed, step=None):
         """-> the trained model and the scenes."""

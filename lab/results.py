@@ -36,16 +36,20 @@ def cpu():
     return f"{name} as {torch.backends.cpu.get_cpu_capability()}"
 
 
-def write_part(name, command, device, text):
-    """Put a measurement into docs/results.md, in place of the one between <!-- NAME --> and
-    <!-- end of NAME -->: its command, date, machine and commit, then `text`, Markdown. Raises
-    OSError, and ValueError if results.md has no such place."""
-    before = RESULTS.read_text("utf-8")
-    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
-    if before.count(start) != 1 or before.count(end) != 1:
-        raise ValueError(f"{RESULTS}: expected one {start.strip()} and, after it, one {end}")
-    head, rest = before.split(start)
-    said = (f"`{command}`: {time.strftime('%Y-%m-%d')}, {where(device)}, Python "
+def measured(command, device):
+    """A line that says by which command, when, where and with which code."""
+    return (f"`{command}`: {time.strftime('%Y-%m-%d')}, {where(device)}, Python "
             f"{platform.python_version()}, commit {commit()}.")
-    after = head + start + f"\n{said}\n\n{text.strip()}\n\n" + end + rest.split(end)[1]
+
+
+def write_part(name, text):
+    """Put a measurement, Markdown, into docs/results.md, in place of what stands between
+    <!-- NAME --> and <!-- end of NAME -->. Raises OSError, and ValueError if there is no such
+    place."""
+    place = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.S)
+    new = lambda found: f"{found[1]}\n{text.strip()}\n\n{found[2]}"
+    after, n = place.subn(new, RESULTS.read_text("utf-8"))
+    if n != 1:
+        raise ValueError(f"{RESULTS}: expected one <!-- {name} --> and, after it, one "
+                         f"<!-- end of {name} -->")
     write(RESULTS, lambda file: file.write(after.encode()))

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import Batches
 from lab.board import load_pair
 from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
-from lab.results import table, where, write_part
+from lab.results import measured, table, where, write_part
 from lab.training import TRAINING, autocast, low_precision, make_optimizers, phase_loss, prepare
 from mini_dimple import Config, Dimple, decode_ar, full
 from rules import resolve
@@ -135,7 +135,7 @@ def decode_speed(args, device, command):
              for r in sweep])
     print(f"{where(device)}{', --compile' * args.compile}; {text}")
     if args.write:
-        write_part(part, command, device, text)
+        write_part(part, f"{measured(command, device)}\n\n{text}")
     return figures
 
 
@@ -244,6 +244,6 @@ def training_speed(args, device, command):
             f"float32's rate (256 x 256).\n\n{steps}\n\nWhere a step's time goes:\n\n{where_to}")
     print(f"{where(device)}; {text}")
     if args.write:
-        write_part("speed training", command, device, text)
+        write_part("speed training", f"{measured(command, device)}\n\n{text}")
     return dict(device=where(device), preset=args.preset, compile=args.compile,
                 bf16_over_float32=bf16, phases=rows)

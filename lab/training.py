@@ -49,7 +49,7 @@ def prepare(settings):
     else:
         train = toy.examples(toy.TOYS[preset], settings["examples"], settings["seed"],
                              held_out=False)
-        test = toy.examples(toy.TOYS[preset], HELD_OUT_SCENES if n is None else n, 0,
+        test = toy.examples(toy.TOYS[preset], n, 0,
                             held_out=True, instruction=toy.DESCRIBE)
         tokenizer = Tokenizer.train(train.texts + train.prompts)
         prompts = [toy.DESCRIBE, toy.COUNT]

@@ -10,16 +10,18 @@ import time
 
 import pytest
 import torch
-from conftest import refused_by
+from conftest import random_case, refused_by
 
 import lab.__main__
 from data import toy
-from lab import board, evaluate, models, results, speed
+from lab import board, models, results, speed
 from lab.checkpoint import ROOT, SHIPPED, load
-from lab.claims import CLAIMS, follow, make_priors
+from lab.claims import follow, make_priors
 from lab.evaluate import Scenes
 from lab.intervals import gap_interval, mean_interval, share_interval, wilson
 from lab.models import Lab, Recipe
+from lab.variants import PrefixMasked, unseen
+from mini_dimple import prefilled
 
 
 main = lab.__main__.main
@@ -192,6 +194,7 @@ def weights(path):
 def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words):
     """Sharing the AR phase and keeping weights on the way changes nothing, bit for bit."""
     lab = tiny_lab(tmp_path / "lab")
+    lab.seeds = [1]
     for made, seed in lab.missing({"it": recipe}):
         lab.train(made, seed)
     assert not lab.missing({"it": recipe})
@@ -203,14 +206,15 @@ def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words
     else:
         steps = ["--diffusion-steps", recipe.diffusion_steps]
     command = [sys.executable, ROOT / "train.py", "--out", tmp_path / "o", "--device", "cpu",
-               "--examples", 200, "--evaluate", 0, *steps, *words]
+               "--examples", 200, "--evaluate", 0, "--seed", 1, *steps, *words]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
-    mine, theirs = weights(lab.path(recipe, 0)), weights(tmp_path / "o" / "mini_dimple.pt")
+    mine, theirs = weights(lab.path(recipe, 1)), weights(tmp_path / "o" / "mini_dimple.pt")
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-    assert all(lab.path(recipe, 0, step).exists() for step in lab.kept(recipe))
-    model, _, origin = load(lab.path(recipe, 0))
+    assert all(lab.path(recipe, 1, step).exists() for step in lab.kept(recipe))
+    model, _, origin = load(lab.path(recipe, 1))
     assert origin["prefix_mask"] == recipe.prefix_mask and origin["steps"] == recipe.steps
+    assert origin["seed"] == 1
 
 
 def test_a_change_of_code_trains_anew(tmp_path, monkeypatch, tiny_lab):
@@ -231,7 +235,7 @@ def test_a_change_of_code_trains_anew(tmp_path, monkeypatch, tiny_lab):
 def test_training_that_fails_is_told_with_its_reason(tmp_path, tiny_lab):
     lab = tiny_lab(tmp_path)
     lab.few = ["--examples", "many"]
-    with pytest.raises(ValueError, match="seed_0-cpu-.*: .*--examples.*delete this folder"):
+    with pytest.raises(ValueError, match="seed_0-cpu-.*: .*--examples"):
         lab.train(Recipe(2, 0), 0)
     lab.few = ["--examples", 100]
     lab.train(Recipe(2, 0), 0)
@@ -249,6 +253,7 @@ def test_claims_go_on_after_an_interruption(tmp_path):
                                stdout=subprocess.DEVNULL, start_new_session=True)
     models = broken / "quick" / "models"
     while not any(models.glob("ar_steps_4-diffusion_steps_8-seed_0*/log.csv")):
+        assert process.poll() is None
         time.sleep(0.1)  # until the second model
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the lab and to its train.py
     error = process.communicate()[1]
@@ -266,18 +271,28 @@ def test_claims_go_on_after_an_interruption(tmp_path):
     assert b"| loss | fully right |" in done.stdout
 
 
+def test_a_prefix_that_never_saw_the_window_is_the_prefix_masks():
+    """`unseen` on any weights is prefilling on the same weights read with a prefix mask."""
+    model, images, prompt, window = random_case(0, 3, 9)
+    masked = PrefixMasked(model.config).double().eval()
+    masked.load_state_dict(model.state_dict())
+    for tokens in (window, window.masked_fill(window > 9, 1)):
+        mine = unseen(model, images, prompt)(tokens)
+        torch.testing.assert_close(mine, prefilled(masked, images, prompt)(tokens))
+
+
 def test_a_measurement_goes_into_its_place_in_the_results(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "results.md")
     (tmp_path / "results.md").write_text(
         "# R\n<!-- a -->\nold\n<!-- end of a -->\nwords\n<!-- ab -->\nkept\n<!-- end of ab -->\n")
-    results.write_part("a", "python -m lab rules", CPU, "| new |")
+    results.write_part("a", f"{results.measured('python -m lab rules', CPU)}\n\n| new |")
     text = (tmp_path / "results.md").read_text()
     assert text.startswith("# R\n<!-- a -->\n\n`python -m lab rules`: 20")
     assert "| new |" in text and "old" not in text
     assert text.endswith("<!-- end of a -->\nwords\n<!-- ab -->\nkept\n<!-- end of ab -->\n")
     assert f"{torch.get_num_threads()} threads" in text and torch.__version__ in text
     with pytest.raises(ValueError, match="results.md: expected one <!-- b -->"):
-        results.write_part("b", "python -m lab rules", CPU, "x")
+        results.write_part("b", "x")
 
 
 def test_intervals_cover_what_they_should():

@@ -463,6 +463,7 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
     ("mini_dimple.pt", [], "--ar-phase {}: its last phase was 'diffusion'"),
     ("ar_phase.pt", ["--preset", "small"], "--ar-phase {}: is of 7 steps of the preset tiny"),
     ("ar_phase.pt", ["--ar-steps", 8], "--ar-phase {}: is of 7 steps of the preset tiny"),
+    ("ar_phase.pt", ["--diffusion-steps", 0], "nothing to train"),
     ("ar_phase.pt", ["--recipe", "ar"], "--ar-phase: the recipe 'ar' does not begin with it"),
     ("ar_phase.pt", ["--recipe", "diffusion"], "--ar-phase: the recipe 'diffusion' does not"),
     ("ar_phase.pt", ["--keep", 7], "--keep 7: this run has steps 8 to 607"),
