@@ -264,7 +264,8 @@ def test_claims_go_on_after_an_interruption(tmp_path):
     subprocess.run([*words, broken], check=True, capture_output=True, cwd=ROOT)
     assert len(first) == 1 and first[0].stat().st_mtime_ns == trained, "nothing is trained again"
     for name in ("loss.csv", "loss.md"):
-        assert (broken / "quick" / name).read_bytes() == (whole / "quick" / name).read_bytes()
+        mine, theirs = ((out / "quick" / name).read_text() for out in (broken, whole))
+        assert mine.replace(str(broken), str(whole)) == theirs
     measured = (broken / "quick" / "loss.md").stat().st_mtime_ns
     done = subprocess.run([*words, broken], check=True, capture_output=True, cwd=ROOT)
     assert (broken / "quick" / "loss.md").stat().st_mtime_ns == measured, "nor measured again"
