@@ -89,7 +89,8 @@ def settings_from(args):
     preset, recipe = given.get("preset", "tiny"), given.get("recipe", "ar-then-diffusion")
     ar, diffusion = TRAINING[preset]["ar_steps"], TRAINING[preset]["diffusion_steps"]
     if "ar_phase" in given:
-        origin, ar = read_ar_phase(given["ar_phase"])[1:]
+        origin = read_ar_phase(given["ar_phase"]).origin
+        ar = origin["steps"]
         if given["ar_phase"].resolve().parent == args.out.resolve():
             raise ValueError(f"--ar-phase {given['ar_phase']}: is in --out, whose earlier run this "
                              "one replaces; choose another --out")
@@ -136,12 +137,13 @@ def settings_from(args):
 
 
 def read_ar_phase(path):
-    """-> (model, tokenizer) of an --ar-phase, its origin, its steps. Raises ValueError, OSError."""
-    model, tokenizer, origin = load(path)
+    """-> the Checkpoint of an --ar-phase, preset and steps known. Raises ValueError, OSError."""
+    found = load(path)
+    origin = found.origin
     if origin["phase"] != "ar" or origin.get("preset") not in PRESETS or "steps" not in origin:
         raise ValueError(f"--ar-phase {path}: its last phase was {origin['phase']!r}; needed are "
                          "weights that `python train.py` wrote as ar_phase.pt")
-    return (model, tokenizer), origin, origin["steps"]
+    return found
 
 
 # ---------------------------------------------------------------- the run
@@ -278,12 +280,12 @@ class Run:
 
     def begin_with(self, path):
         """From another run's AR phase: what follows depends on its weights alone."""
-        (model, tokenizer), origin, self.step = read_ar_phase(path)
+        model, tokenizer, origin = read_ar_phase(path)
         if model.config != self.model.config or tokenizer.merges != self.tokenizer.merges:
             raise ValueError(f"--ar-phase {path}: is of other data or another model than this run; "
                              "give the --seed, --examples and --data that it was trained with")
         self.model.load_state_dict(model.state_dict())
-        self.results["ar"] = origin.get("figures", {})
+        self.step, self.results["ar"] = origin["steps"], origin.get("figures", {})
 
     def start_log(self):
         """An empty log.csv, or on resuming the rows up to the checkpoint; other files of an earlier

@@ -40,13 +40,15 @@ def parse(argv=None):
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--write", action="store_true",
                              help="write the tables and pictures into docs/, too")
+        if name != "claims":
+            command.add_argument("--json", type=Path, metavar="F",
+                                 help="write the figures there, too")
         return command.add_argument
 
     def weights(option):
         option("--checkpoint", type=Path, default=SHIPPED, metavar="F",
                help="default: the weights that come with Mini-Dimple")
         option("--ar-checkpoint", type=Path, default=SHIPPED_AR, metavar="F", help="likewise")
-        option("--json", type=Path, metavar="F", help="write the figures there, too")
 
     option = add("rules", "the board of decoding rules")
     weights(option)
@@ -68,7 +70,6 @@ def parse(argv=None):
            help="captions timed at batch 1 (default: 60)")
     option("--compile", action="store_true", help="torch.compile the passes of decoding")
     option = add("training", "wall time of training steps", kinds)
-    option("--json", type=Path, metavar="F", help="write the figures there, too")
     option("--repeats", type=positive, default=30, metavar="N",
            help="steps timed in each phase (default: 30)")
     option("--preset", choices=TRAINING, default="tiny", help="default: tiny")

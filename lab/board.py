@@ -1,4 +1,5 @@
 """`python -m lab rules`: the board of decoding rules."""
+import shutil
 import statistics
 import time
 
@@ -164,7 +165,7 @@ def board(args, device, command):
     draw(args.picture, rows[:-1])
     print(f"\nthe front as a picture: {args.picture}")
     if args.write:
-        draw(FIGURES / "rules.png", rows[:-1])
+        shutil.copy(args.picture, FIGURES / "rules.png")
         write_part("rules", f"{measured(command, device)}\n\n{text}")
     return rows + [dict(rule=text, yours=text in mine, error=str(error))
                    for text, error in broken.items()]

@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import torch
 
-from mini_dimple import MAX_POSITIONS, Config, Dimple
-
 from lab.variants import PrefixMasked
+from mini_dimple import MAX_POSITIONS, Config, Dimple
 
 ROOT = Path(__file__).absolute().parent.parent
 SHIPPED, SHIPPED_AR = ROOT / "weights" / "mini_dimple.pt", ROOT / "weights" / "ar_phase.pt"

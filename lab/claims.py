@@ -458,7 +458,7 @@ def claims(args, device, command):
             tqdm.write(text.removesuffix(mark))
             if args.write:
                 write_part(f"claims {name}", text.removesuffix(mark).removeprefix(head))
-                for picture in (lab.out / name).parent.glob(f"{name}*.png"):
+                for picture in lab.out.glob(f"{name}*.png"):
                     if (FIGURES / picture.name).exists():  # what results.md shows
                         shutil.copy(picture, FIGURES)
             bar.update()

@@ -26,15 +26,18 @@ class Pictures:
 
     pictures[rows] -> images, prompts, windows: what `decoded` takes."""
 
-    def __init__(self, split, config, tokenizer, device, length=None, prompts=None):
-        """`length` of the windows: by default the longest trained; `prompts`: others than the
-        split's."""
-        self.split, self.tokenizer = split, tokenizer
+    def __init__(self, split, config, tokenizer, device, length=None):
+        """`length` of the windows: by default the longest trained."""
+        self.split, self.config, self.tokenizer = split, config, tokenizer
         self.images = split.images.to(device)
-        ids = pad_prompts(prompts or split.prompts, tokenizer, config.prompt_tokens)
-        self.prompts = ids.to(device)
         shape = len(split.texts), length or config.window
         self.windows = torch.full(shape, config.mask_id, device=device)
+        self.ask(split.prompts)
+
+    def ask(self, prompts):
+        """Other prompts than before, one for each picture."""
+        ids = pad_prompts(prompts, self.tokenizer, self.config.prompt_tokens)
+        self.prompts = ids.to(self.images.device)
 
     def __getitem__(self, rows):
         return self.images[rows], self.prompts[rows], self.windows[rows]
@@ -116,18 +119,19 @@ def evaluate(model, tokenizer, split, origin, device):
     if not board:
         loss = mean_loss(model, tokenizer, split, phase, device)
         return dict(exact_match=statistics.fmean(right), loss=loss, **figures), texts, right
-    counting = Pictures(split, config, tokenizer, device, prompts=[toy.COUNT] * len(texts))
-    counting.images = pictures.images  # once on the device
-    counts, *_ = caption(default_way(model, counting, phase), counting, bar="counting")
-    figures = dict(
-        correct=statistics.fmean(right), well_formed=statistics.fmean(formed), **figures,
-        count_correct=statistics.fmean(
-            text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)))
+    without = {}
     if phase == "diffusion":
         plain, _, _, plain_seconds = caption(
             default_way(model, pictures, phase, full), pictures, bar="without prefilling")
-        figures["correct_without_prefill"] = statistics.fmean(grade(plain, split, board)[0])
-        figures["prefill_speedup"] = plain_seconds / seconds
+        without = dict(correct_without_prefill=statistics.fmean(grade(plain, split, board)[0]),
+                       prefill_speedup=plain_seconds / seconds)
+    pictures.ask([toy.COUNT] * len(texts))
+    counts, *_ = caption(default_way(model, pictures, phase), pictures, bar="counting")
+    figures = dict(
+        correct=statistics.fmean(right), well_formed=statistics.fmean(formed), **figures,
+        count_correct=statistics.fmean(
+            text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)),
+        **without)
     return figures, texts, right
 
 

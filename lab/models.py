@@ -27,12 +27,16 @@ class Recipe(NamedTuple):
     def steps(self):
         return self.ar_steps + self.diffusion_steps
 
+    def options(self):
+        """name -> value of the options that are not the default."""
+        return {name: getattr(self, name) for name, default in self._field_defaults.items()
+                if getattr(self, name) != default}
+
     def words(self):
-        """train.py's words for the options that are not the default."""
+        """The options as train.py's words."""
         words = []
-        for name, value in self._asdict().items():
-            if value != Recipe._field_defaults.get(name, value):
-                words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+        for name, value in self.options().items():
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
         return words
 
 
@@ -66,10 +70,10 @@ class Lab:
         self.graded, self.scenes = {}, {}
 
     def folder(self, recipe, seed):
-        words = [f"{name}_{value}" for name, value in recipe._asdict().items()
-                 if value != Recipe._field_defaults.get(name)]
-        return self.out / "models" / "-".join(
-            [*words, f"seed_{seed}", self.device.type, self.trained_by])
+        named = dict(ar_steps=recipe.ar_steps, diffusion_steps=recipe.diffusion_steps,
+                     **recipe.options(), seed=seed)
+        words = [f"{name}_{value}" for name, value in named.items()]
+        return self.out / "models" / "-".join([*words, self.device.type, self.trained_by])
 
     def kept(self, recipe):
         """At which steps the weights are kept: of the default recipe at each quarter of the

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from lab.checkpoint import ROOT
+
 
 class Parser(argparse.ArgumentParser):
     """Errors are one line on stderr and exit status 2."""
@@ -101,8 +103,7 @@ def commit():
     """The commit of this code, "-dirty" if files but docs/ differ from it; "unknown" outside a
     clone."""
     def git(*words):
-        root = Path(__file__).parent.parent
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
     try:
         found = git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown"
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!docs")

@@ -49,8 +49,7 @@ def prepare(settings):
     else:
         train = toy.examples(toy.TOYS[preset], settings["examples"], settings["seed"],
                              held_out=False)
-        test = toy.examples(toy.TOYS[preset], n, 0,
-                            held_out=True, instruction=toy.DESCRIBE)
+        test = toy.examples(toy.TOYS[preset], n, 0, held_out=True, instruction=toy.DESCRIBE)
         tokenizer = Tokenizer.train(train.texts + train.prompts)
         prompts = [toy.DESCRIBE, toy.COUNT]
     config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,

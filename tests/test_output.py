@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,11 +14,10 @@ from conftest import refused_by
 import sample
 import train
 from lab.__main__ import main as lab
-from lab.checkpoint import SHIPPED
+from lab.checkpoint import ROOT, SHIPPED
 from lab.training import TRAINING
 from mini_dimple import Dimple
 
-ROOT = Path(__file__).parent.parent
 QUICK = ["--ar-steps", "7", "--diffusion-steps", "16", "--evaluate", "2"]
 COMMANDS = [["rules"], ["speed", "decode"], ["speed", "training"], ["claims"]]
 FEW = ("import lab.training, train; train.SAVE_EVERY = 5; "

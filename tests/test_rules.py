@@ -5,18 +5,16 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import MASK, VOCAB, alone, decoded, random_case, random_step
 
 from data import DESCRIBE, pad_prompts, toy
-from lab.checkpoint import SHIPPED, load
+from lab.checkpoint import ROOT, SHIPPED, load
 from mini_dimple import confident, decode, full, prefilled
 from rules import RuleError, checked, named, resolve, resolve_look
 
-ROOT = Path(__file__).parent.parent
 
 
 def pytest_generate_tests(metafunc):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,13 +16,12 @@ from PIL import Image
 import train
 from data import Batches, folder, pad_prompts, toy
 from lab import training
-from lab.checkpoint import load, save
+from lab.checkpoint import ROOT, load, save
 from lab.training import TRAINING, make_optimizers, phase_loss
 from lab.variants import PrefixMasked
 from mini_dimple import Config, Dimple, confident, decode_ar, full, prefilled, schedule
 from tokenizer import Tokenizer
 
-ROOT = Path(__file__).parent.parent
 CAPTIONS = ["a red thing", "something green, and more", "the blue one", "yellow", "grey as rain",
             "a purple picture of nothing"]
 
