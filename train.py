@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from data import PADDINGS, Batches
+from data import PADDINGS, Batches, toy
 from lab import drawing
 from lab.checkpoint import load, read_state, save, write
-from lab.evaluate import THRESHOLD, evaluate
+from lab.evaluate import THRESHOLD, Floor, evaluate
 from lab.shell import Parser, commit, count, pick_device, positive, script, seed, share
 from lab.training import (HELD_OUT_SCENES, PRESETS, TRAINING, autocast, low_precision,
                           make_optimizers, phase_loss, prepare)
@@ -30,9 +30,11 @@ from mini_dimple import WEIGHTINGS, Dimple, schedule
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
 SAVE_EVERY = 250  # steps between two writes of last.pt
 LOG_EVERY = 10    # steps between two looks at the loss: each look waits for the device
-LAST_FORMAT = "mini-dimple run 4"
-# AdamW's rate; Muon's is in proportion
-LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds")
+FLOOR_EVERY = 100  # steps between two measurements of the loss above its floor
+LAST_FORMAT = "mini-dimple run 5"
+# AdamW's rate, Muon's is in proportion; above the floor: nats per token, by share masked
+LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "seconds", "above_floor",
+               *(f"above_floor_{part}" for part in Floor.PARTS))
 BAR = "{desc} {percentage:3.0f}%|{bar}| step {n_fmt}/{total_fmt} [{remaining} left{postfix}]"
 FILES = ("mini_dimple.pt", "ar_phase.pt", "last.pt", "log.csv", "samples.png", "result.json")
 
@@ -52,7 +54,7 @@ def parse(argv=None):
     option("--ar-steps", type=count, metavar="N",
            help="steps of phase 1 (default: 400; small: 2000)")
     option("--diffusion-steps", type=count, metavar="N",
-           help="steps of phase 2 (default: 600; small: 6000)")
+           help="steps of phase 2 (default: 800; small: 6000)")
     option("--ar-phase", type=Path, metavar="F",
            help="take phase 1 from another run's ar_phase.pt instead of training it")
     option("--weighting", choices=WEIGHTINGS,
@@ -63,6 +65,10 @@ def parse(argv=None):
            "or to the batch's longest response")
     option("--prefix-mask", **flag,
            help="diffusion: what precedes the last prompt token cannot see the response")
+    option("--wording", choices=toy.WORDINGS, help="in how many ways the toy captions may tell an "
+           "object, how much a picture leaves open (default: two)")
+    option("--order", choices=toy.ORDERS, help="of the objects in a toy caption (default: reading; "
+           "free is hard, and for tiny only)")
     option("--data", type=Path, metavar="DIR",
            help="your own pictures: image files and a metadata.jsonl")
     option("--holdout", type=share, metavar="F",
@@ -70,7 +76,7 @@ def parse(argv=None):
     option("--examples", type=positive, metavar="N",
            help="toy pictures to train on (default: 20,000; small: 40,000)")
     option("--evaluate", type=count, metavar="N", help="held-out pictures captioned after each "
-           "phase (default: 2000 toy scenes, or all of your own; 0 for none)")
+           "phase (default: 1000 toy scenes, or all of your own; 0 for none)")
     option("--keep", type=positive, nargs="+", metavar="STEP",
            help="keep the weights of these steps, too, as step_N.pt")
     option("--device", choices=("auto", "cpu", "cuda"),
@@ -119,8 +125,12 @@ def settings_from(args):
         raise ValueError("--diffusion-steps 0, and no step of phase 1: nothing to train")
     if "holdout" in given and "data" not in given:
         raise ValueError("--holdout is for your own pictures: give --data too")
-    if "examples" in given and "data" in given:
-        raise ValueError("--examples is for the toy set: with --data all pictures are used")
+    for name in ("examples", "wording", "order"):
+        if name in given and "data" in given:
+            raise ValueError(f"--{name} is for the toy set: with --data your pictures are used")
+    wording, order = given.get("wording", "two"), given.get("order", "reading")
+    if order == "free" and preset != "tiny":
+        raise ValueError(f"--order free is for the preset tiny, not for {preset}")
     for step in given.get("keep", ()):
         if step > sum(steps) or ("ar_phase" in given and step <= ar):
             raise ValueError(f"--keep {step}: this run has steps {ar * ('ar_phase' in given) + 1} "
@@ -129,7 +139,7 @@ def settings_from(args):
     return dict(
         preset=preset, recipe=recipe, ar_steps=steps[0], diffusion_steps=steps[1],
         **{name: given.get(name, default) for name, default in of_diffusion.items()},
-        data=path("data"), holdout=given.get("holdout", 0.1),
+        data=path("data"), holdout=given.get("holdout", 0.1), wording=wording, order=order,
         evaluate=given.get("evaluate", None if "data" in given else HELD_OUT_SCENES),
         examples=given.get("examples", TRAINING[preset]["examples"]),
         ar_phase=path("ar_phase"), keep=sorted(given.get("keep", ())), seed=given.get("seed", 0),
@@ -261,6 +271,10 @@ class Run:
         self.batches = Batches(self.train_split, self.tokenizer, config, training["batch_size"],
                                settings["seed"], device, settings["padding"])
         self.step, self.seconds, self.results, self.pending, self.saved = 0, {}, {}, [], None
+        board = toy.of(self.origin)
+        self.floor = (Floor(board, config, self.tokenizer, device)
+                      if board and settings["diffusion_steps"] else None)
+        self.above_floor = {}  # as measured last
         if state:
             self.go_on(state)
         elif settings["ar_phase"]:
@@ -275,12 +289,15 @@ class Run:
         self.model.load_state_dict(state["weights"])
         for (optimizer, _), saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
-        self.step, self.seconds, self.results, self.saved = (
-            state[key] for key in ("step", "seconds", "results", "step"))
+        self.step, self.seconds, self.results, self.saved, self.above_floor = (
+            state[key] for key in ("step", "seconds", "results", "step", "above_floor"))
 
     def begin_with(self, path):
         """From another run's AR phase: what follows depends on its weights alone."""
         model, tokenizer, origin = read_ar_phase(path)
+        if toy.of(origin) != toy.of(self.origin):
+            raise ValueError(f"--ar-phase {path}: is of other captions than this run; give the "
+                             "--wording and --order that it was trained with")
         if model.config != self.model.config or tokenizer.merges != self.tokenizer.merges:
             raise ValueError(f"--ar-phase {path}: is of other data or another model than this run; "
                              "give the --seed, --examples and --data that it was trained with")
@@ -355,18 +372,29 @@ class Run:
 
     def log(self, phase):
         """Look at the losses since the last look (the device is waited for only here): check, log,
-        show."""
+        show. Every FLOOR_EVERY steps of diffusion, and after the last, see how far they could
+        fall."""
         losses = torch.stack([loss for _, loss, _ in self.pending]).tolist()
         now = time.perf_counter()
         rate = len(losses) * self.batches.batch_size / (now - self.clock)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.clock
-        self.clock, seconds = now, round(sum(self.seconds.values()), 3)
+        seconds, above = round(sum(self.seconds.values()), 3), []
+        if phase == "diffusion" and self.floor and (
+                self.step % FLOOR_EVERY == 0 or self.step == sum(
+                    self.settings[f"{name}_steps"] for name in ("ar", "diffusion"))):
+            self.above_floor = self.floor(self.model.eval())
+            self.model.train()
+            above = [round(nats, 5) for nats in self.above_floor.values()]
+            self.seconds["floor"] = self.seconds.get("floor", 0.0) + time.perf_counter() - now
+        self.clock = time.perf_counter()
         with open(self.out / "log.csv", "a", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for (step, _, lr), loss in zip(self.pending, losses):
                 if not math.isfinite(loss):
                     raise NotFinite(f"the loss is {loss} at step {step}")
-                writer.writerow([step, phase, loss, lr, round(rate, 1), seconds])
+                more = above if step == self.step else []
+                more = more + [""] * (len(Floor.PARTS) + 1 - len(more))
+                writer.writerow([step, phase, loss, lr, round(rate, 1), seconds, *more])
         self.bar.set_description_str(phase, refresh=False)
         self.bar.set_postfix_str(f"loss {losses[-1]:.3f}, lr {lr:.1e}, {rate:.0f} images/s")
         self.bar.update(len(losses))
@@ -382,6 +410,7 @@ class Run:
         state = dict(
             format=LAST_FORMAT, settings=self.settings, fingerprint=self.fingerprint,
             step=self.step, seconds=self.seconds, results=self.results,
+            above_floor=self.above_floor,
             weights=self.model.state_dict(),
             optimizers=[optimizer.state_dict() for optimizer, _ in self.optimizers])
         write(self.out / "last.pt", lambda file: torch.save(state, file))
@@ -403,11 +432,14 @@ class Run:
         figures, texts, right, n = {}, [], [], len(self.test_split.texts)
         if n:
             origin = dict(self.origin, phase=phase)
+            start = time.perf_counter()
             figures, texts, right = evaluate(
                 self.model, self.tokenizer, self.test_split, origin, self.device)
+            figures["evaluation_seconds"] = round(time.perf_counter() - start, 1)
             for name in names:
                 self.keep(name, phase, figures=figures)
-            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+            said = ", ".join(f"{name} {value:.4g}" for name, value in figures.items()
+                             if not isinstance(value, dict))
             print(f"{phase}: {said}", flush=True)
         self.results[phase] = figures
         if last:
@@ -423,12 +455,16 @@ class Run:
         quality, settings = "exact_match" if self.settings["data"] else "correct", self.settings
         cuda = self.device.type == "cuda"
         result = dict(
-            **figures, **{f"ar_{quality}": self.results.get("ar", {}).get(quality)},
+            **figures | dict(evaluation_seconds=round(sum(
+                found.get("evaluation_seconds", 0.0) for found in self.results.values()), 1)),
+            **{f"ar_{quality}": self.results.get("ar", {}).get(quality)},
             rule="greedy, left to right" if phase == "ar" else f"confident:{THRESHOLD}",
+            **{"nats_above_floor": self.above_floor} if self.floor else {},
             evaluated=len(self.test_split.texts), steps=self.step,
             train_seconds=round(sum(self.seconds.values()), 1),
-            ms_per_step={name: round(1000 * seconds / settings[f"{name}_steps"], 1)
-                         for name, seconds in self.seconds.items()},
+            floor_seconds=round(self.seconds.get("floor", 0.0), 1),
+            ms_per_step={name: round(1000 * self.seconds[name] / settings[f"{name}_steps"], 1)
+                         for name in ("ar", "diffusion") if name in self.seconds},
             device=torch.cuda.get_device_name() if cuda else "cpu",
             threads=torch.get_num_threads(),
             **{key: settings[key] for key in ("recipe", "preset", "seed")})

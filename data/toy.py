@@ -27,6 +27,14 @@ CELL_PX = 16
 # (docs/results.md, "The default run").
 OPENINGS = ("i can see ", "there is just ", "here we find ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
+# One object in words, each of one length, too; its wording is drawn for it alone. Odds are unequal,
+# so that no tie is decided by the lowest id.
+PHRASES = ("a {thing} {preposition} {place}", "{preposition} {place} a {thing}",
+           "{place} has a {thing}")
+WORDINGS = {"one": (1.0,), "two": (0.55, 0.45), "three": (0.4, 0.35, 0.25)}  # odds of PHRASES
+ORDERS = ("reading", "free")  # of the objects: free draws one for each caption
+MISTAKES = ("opening", "phrase mangled", "preposition mixed", "doubled", "wrong attribute",
+            "missing", "out of order", "no end")
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
            "eleven", "twelve")
 COUNT = "count the shapes"  # the second instruction
@@ -43,15 +51,20 @@ class Object(NamedTuple):
 
 
 class Toy(NamedTuple):
-    """A grid x grid board with fewest..most objects and a name for each place."""
+    """A grid x grid board with fewest..most objects and a name for each place, and how much its
+    pictures leave open: in how many wordings an object may be told, and in which order."""
     grid: int
     fewest: int
     most: int
     place: Callable[[int, int], str]  # (row, column) -> words
+    wording: str = "two"
+    order: str = "reading"
 
-    def phrase(self, thing, preposition):
-        place = self.place(thing.row, thing.column)
-        return f"a {thing.size} {thing.colour} {thing.shape} {preposition} {place}"
+    def phrase(self, thing, preposition, wording=0):
+        """An object in words; `wording`: which of PHRASES."""
+        return PHRASES[wording].format(
+            thing=f"{thing.size} {thing.colour} {thing.shape}", preposition=preposition,
+            place=self.place(thing.row, thing.column))
 
 
 TOYS = {  # one for each preset
@@ -60,6 +73,14 @@ TOYS = {  # one for each preset
     "small": Toy(6, 6, 12, lambda row, column: "row {} column {}".format(
         NUMBERS[row + 1], NUMBERS[column + 1])),
 }
+
+
+def of(origin):
+    """A checkpoint's origin (dict) -> the Toy that it was trained on; None for own pictures."""
+    if origin["trained_on"] not in TOYS:
+        return None
+    return TOYS[origin["trained_on"]]._replace(
+        wording=origin.get("wording", "one"), order=origin.get("order", "reading"))
 
 
 # ---------------------------------------------------------------- scenes
@@ -118,46 +139,72 @@ def draw(scene, toy, rng, scale=4):
 
 # ---------------------------------------------------------------- captions and their grader
 
-def caption(scene, toy, opening, preposition):
-    """The scene in words: one of len(OPENINGS) * len(PREPOSITIONS) right captions, objects in
-    reading order."""
-    phrases = [toy.phrase(thing, preposition) for thing in scene]
+def caption(scene, toy, opening, preposition, wordings):
+    """The scene in words, its objects in the order given; `wordings`: which of PHRASES for each."""
+    phrases = [toy.phrase(thing, preposition, k) for thing, k in zip(scene, wordings)]
     return opening + " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
+
+
+def draw_caption(scene, toy, rng):
+    """One of the scene's right captions, by their odds."""
+    opening, preposition = rng.choice(OPENINGS), rng.choice(PREPOSITIONS)
+    odds = WORDINGS[toy.wording]
+    wordings = rng.choices(range(len(odds)), odds, k=len(scene))
+    if toy.order == "free":
+        scene = rng.sample(scene, len(scene))
+    return caption(scene, toy, opening, preposition, wordings)
 
 
 def count_answer(scene):
     return f"{NUMBERS[len(scene)]} shape" + "s" * (len(scene) > 1)
 
 
-def parse(text, toy):
-    """A caption -> its objects as stated, in order; None if it is not well formed: opening,
-    phrases, joints, one preposition throughout, and a number of objects that the toy set can
-    show."""
+def read(text, toy):
+    """A caption -> its objects as stated, in order, and None; or None, and which of MISTAKES its
+    form has: an opening that is none, a phrase or joint that is none, two prepositions."""
     opening = next((o for o in OPENINGS if text.startswith(o)), None)
     if opening is None:
-        return None
-    rest = text[len(opening):]
-    *front, last = rest.split(" and ")
-    if len(front) > 1:
-        return None
-    phrases = [*(front[0].split(", ") if front else []), last]
+        return None, "opening"
+    *front, last = text[len(opening):].split(" and ")
     places = {toy.place(row, column): (row, column)
               for row in range(toy.grid) for column in range(toy.grid)}
-    pattern = re.compile(rf"a ({'|'.join(RADIUS_PX)}) ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) "
-                         rf"({'|'.join(PREPOSITIONS)}) ({'|'.join(places)})")
-    matches = [pattern.fullmatch(phrase) for phrase in phrases]
-    if None in matches or len({m[4] for m in matches}) > 1:
-        return None
-    if not toy.fewest <= len(matches) <= toy.most:
-        return None
-    return tuple(Object(*places[m[5]], m[1], m[2], m[3]) for m in matches)
+    thing = (f"(?P<size>{'|'.join(RADIUS_PX)}) (?P<colour>{'|'.join(COLOURS)}) "
+             f"(?P<shape>{'|'.join(SHAPES)})")
+    patterns = [re.compile(phrase.format(thing=thing, place=f"(?P<place>{'|'.join(places)})",
+                                         preposition=f"(?P<by>{'|'.join(PREPOSITIONS)})"))
+                for phrase in PHRASES[:len(WORDINGS[toy.wording])]]
+    stated, prepositions = [], set()
+    for phrase in [*(front[0].split(", ") if front else []), last]:
+        match = next(filter(None, (pattern.fullmatch(phrase) for pattern in patterns)), None)
+        if match is None or len(front) > 1:
+            return None, "phrase mangled"
+        found = match.groupdict()
+        prepositions |= {found.get("by")} - {None}  # one wording has none
+        stated.append(Object(*places[found["place"]], found["size"], found["colour"],
+                             found["shape"]))
+    return (None, "preposition mixed") if len(prepositions) > 1 else (tuple(stated), None)
 
 
-def grade(text, scene, toy):
-    """(well_formed, correct). Correct: well formed, every stated object is there as stated, none
-    missing, none doubled, in reading order."""
-    stated = parse(text, toy)
-    return stated is not None, stated == tuple(scene)
+def parse(text, toy):
+    """A caption -> its objects as stated, in order; None if it is not well formed."""
+    return read(text, toy)[0]
+
+
+def mistake(text, scene, toy, ended=True):
+    """What is wrong with a caption: None if it is fully right (in form, each object stated as it
+    is, none missing, none doubled, in order), else the first of MISTAKES. An object stated where
+    there is none has a wrong attribute, too. `ended`: whether the window had room for an end."""
+    stated, wrong = read(text, toy)
+    if stated is not None:
+        if len({(thing.row, thing.column) for thing in stated}) < len(stated):
+            wrong = "doubled"
+        elif not set(stated) <= set(scene):
+            wrong = "wrong attribute"
+        elif len(stated) < len(scene):
+            wrong = "missing"
+        elif toy.order == "reading" and stated != tuple(scene):
+            wrong = "out of order"
+    return "no end" if wrong and not ended else wrong
 
 
 # ---------------------------------------------------------------- sets
@@ -176,7 +223,7 @@ def examples(toy, n, seed, held_out, instruction=None):
         bar.update()
         images[len(scenes)] = draw(scene, toy, rng)
         prompt = instruction or (COUNT if rng.random() < COUNT_SHARE else DESCRIBE)
-        words = caption(scene, toy, rng.choice(OPENINGS), rng.choice(PREPOSITIONS))
+        words = draw_caption(scene, toy, rng)
         scenes.append(scene)
         prompts.append(prompt)
         texts.append(words if prompt == DESCRIBE else count_answer(scene))

@@ -2,13 +2,18 @@
 rules, the claims and the exercises."""
 import statistics
 import time
+from collections import Counter
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from data import Batches, pad_prompts, pad_responses, toy
+from data import DESCRIBE, Batches, pad_prompts, pad_responses, toy
+from data.exact import Exact
 from lab.training import phase_loss
-from mini_dimple import confident, decode, decode_ar, full, prefilled
+from mini_dimple import (confident, decode, decode_ar, draw_t, forward_process, full, prefilled,
+                         token_nll)
 
 THRESHOLD = 0.9  # of confident decoding, in evaluation and in sample.py
 BATCH = 64
@@ -44,28 +49,44 @@ class Pictures:
 
 
 class Scenes(Pictures):
-    """Held-out scenes of the toy set, to be described, with what grades the answers."""
+    """Held-out scenes of a toy set, to be described."""
 
-    def __init__(self, config, tokenizer, n, device, preset="tiny", length=None):
-        self.board = toy.TOYS[preset]
-        split = toy.examples(self.board, n, 0, held_out=True, instruction=toy.DESCRIBE)
+    def __init__(self, config, tokenizer, n, device, board=toy.TOYS["tiny"], length=None):
+        self.board = board
+        split = toy.examples(board, n, 0, held_out=True, instruction=DESCRIBE)
         super().__init__(split, config, tokenizer, device, length)
         self.responses, self.lengths = pad_responses(split.texts, tokenizer, config.window)
         self.response_tokens = self.lengths.double().mean().item()  # with one EOS each
+        self.objects = [len(scene) for scene in split.scenes]
 
-    def grade(self, texts):
-        """-> which are right, which are well formed: lists of bool."""
-        return grade(texts, self.split, self.board)
+    def exact(self):
+        """-> rows -> the look of the perfect model."""
+        perfect = Exact(self.split.scenes, self.split.prompts, self.board, self.tokenizer)
+        return lambda rows: perfect.look(rows, self.images.device)
 
 
-def grade(texts, split, board):
-    """Captions of a Split's pictures -> which are right, which are well formed: lists of bool. Of
-    your own pictures, right is what they are called, word for word."""
+class Captions(NamedTuple):
+    """What `caption` gives: lists with one of each per picture, and seconds in all."""
+    texts: list
+    ended: list       # whether there was an EOS
+    iterations: list
+    passes: list
+    seconds: float
+
+
+def mistakes(captions, split, board):
+    """What is wrong with each caption of a Split's pictures: None, or a word of toy.MISTAKES. Of
+    your own pictures, right is what they are called, word for word, all else is "other words"."""
     if split.scenes is None:
-        right = [text == wanted for text, wanted in zip(texts, split.texts)]
-        return right, right
-    grades = [toy.grade(text, scene, board) for text, scene in zip(texts, split.scenes)]
-    return [right for _, right in grades], [formed for formed, _ in grades]
+        return [None if text == wanted else "other words"
+                for text, wanted in zip(captions.texts, split.texts)]
+    return [toy.mistake(text, scene, board, ended)
+            for text, scene, ended in zip(captions.texts, split.scenes, captions.ended)]
+
+
+def shares(wrong):
+    """Mistakes of n captions -> the share of each kind that occurs, the commonest first."""
+    return {kind: n / len(wrong) for kind, n in Counter(filter(None, wrong)).most_common()}
 
 
 def decoded(model, batch, rule, look=prefilled, **options):
@@ -74,65 +95,132 @@ def decoded(model, batch, rule, look=prefilled, **options):
     return decode(look(model, *inputs), windows, model.config, rule, **options)
 
 
-def default_way(model, pictures, phase, look=prefilled):
+def default_way(model, pictures, phase, look=prefilled, temperature=0.0):
     """How a model captions unless said otherwise: rows -> Decoded. Weights of the AR phase decode
     greedily, left to right."""
     if phase == "ar":
         return lambda rows: decode_ar(model, *pictures[rows][:2], model.config.window)
-    return lambda rows: decoded(model, pictures[rows], confident(THRESHOLD), look)
+    return lambda rows: decoded(model, pictures[rows], confident(THRESHOLD), look,
+                                temperature=temperature)
+
+
+def exact_way(scenes, rule, temperature=0.0):
+    """How the perfect model captions: rows -> Decoded."""
+    looks = scenes.exact()
+    return lambda rows: decode(looks(rows), scenes[rows][2], scenes.config, rule, temperature)
 
 
 def caption(way, pictures, chunks=None, bar=None):
     """Decode all pictures by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows ->
-    texts, iterations, passes, seconds. `bar`: the words of a progress bar."""
+    Captions. `bar`: the words of a progress bar."""
     n, device = len(pictures.images), pictures.images.device
-    texts, iterations, passes = [""] * n, [0] * n, [0] * n
+    texts, ended, iterations, passes = [""] * n, [False] * n, [0] * n, [0] * n
     torch.manual_seed(0)  # a rule may draw random numbers
     start = now(device)
     for rows in tqdm(chunks or torch.arange(n).split(BATCH), desc=bar, leave=False,
                      disable=None if bar else True):
         out = way(rows)
-        for b, row in enumerate(rows.tolist()):
+        columns = zip(rows.tolist(), (out.ends < out.tokens.shape[1]).tolist(),
+                      out.iterations.tolist(), out.passes.tolist())
+        for b, (row, *figures) in enumerate(columns):
             texts[row] = pictures.tokenizer.decode(out.response(b))
-            iterations[row], passes[row] = out.iterations[b].item(), out.passes[b].item()
-    return texts, iterations, passes, now(device) - start
+            ended[row], iterations[row], passes[row] = figures
+    return Captions(texts, ended, iterations, passes, now(device) - start)
 
 
 def graded(way, scenes, chunks=None):
-    """`caption`, and what its captions are worth: right, well formed, iterations, lists with one of
-    each per scene."""
-    texts, iterations, _, _ = caption(way, scenes, chunks)
-    return *scenes.grade(texts), iterations
+    """`caption`, and what its captions are worth: right (bools), what is wrong with each (None, or
+    a word), iterations, lists with one of each per scene."""
+    captions = caption(way, scenes, chunks)
+    wrong = mistakes(captions, scenes.split, scenes.board)
+    return [one is None for one in wrong], wrong, captions.iterations
+
+
+# ---------------------------------------------------------------- loss above the floor
+
+class Floor:
+    """How far a model's diffusion loss lies above the least possible one, the exact posterior's on
+    the same masks, in nats per masked token: on held-out scenes, windows as long as the longest
+    trained, and by the share masked, in fifths."""
+
+    PARTS = tuple(f"{low}-{low + 20}%" for low in range(0, 100, 20))
+
+    def __init__(self, board, config, tokenizer, device, n=500):
+        """Raises ValueError where the exact posterior has no answer (data.exact)."""
+        self.scenes = scenes = Scenes(config, tokenizer, n, device, board)
+        generator = torch.Generator().manual_seed(0)
+        t = draw_t(n, "cpu", generator)
+        noisy, masked = forward_process(scenes.responses, t, config.mask_id, generator)
+        self.noisy, self.masked, self.device = noisy.to(device), masked.to(device), device
+        self.responses, self.rows = scenes.responses.to(device), torch.arange(n).split(2 * BATCH)
+        self.part = (5 * masked.double().mean(1)).long().clamp(max=4).to(device)
+        exact = scenes.exact()
+        self.least = self.nll(lambda rows: exact(rows)(self.noisy[rows]))
+
+    @torch.no_grad()
+    def nll(self, logits):
+        """`logits(rows)` (B, W, vocab) -> -log p of each masked token, 0 elsewhere (n, W)."""
+        found = [token_nll(logits(rows), self.responses[rows]) for rows in self.rows]
+        return torch.cat(found) * self.masked
+
+    def __call__(self, model):
+        """-> {"all": nats per masked token, and of each of PARTS}."""
+        images, prompts = self.scenes.images, self.scenes.prompts
+        above = self.nll(lambda rows: model(
+            images[rows], prompts[rows], self.noisy[rows], causal=False)) - self.least
+        by_part = lambda x: torch.zeros(5, dtype=torch.double, device=self.device).index_add_(
+            0, self.part, x.sum(1).double())
+        nats, tokens = by_part(above), by_part(self.masked)
+        return {"all": (nats.sum() / tokens.sum()).item(),
+                **dict(zip(self.PARTS, (nats / tokens.clamp(min=1)).tolist()))}
 
 
 # ---------------------------------------------------------------- of a training run
 
 def evaluate(model, tokenizer, split, origin, device):
     """-> figures of the phase just trained (dict), the captions, which are right."""
-    config, phase, board = model.config, origin["phase"], toy.TOYS.get(origin["trained_on"])
+    config, phase, board = model.config, origin["phase"], toy.of(origin)
     pictures = Pictures(split, config, tokenizer, device)
-    texts, iterations, _, seconds = caption(
-        default_way(model, pictures, phase), pictures, bar="evaluating")
-    right, formed = grade(texts, split, board)
+    found = caption(default_way(model, pictures, phase), pictures, bar="evaluating")
+    wrong = mistakes(found, split, board)
+    right = [one is None for one in wrong]
     tokens = statistics.fmean(len(tokenizer.encode(text)) + 1 for text in split.texts)
-    figures = dict(iterations=statistics.fmean(iterations), response_tokens=tokens)
+    figures = dict(iterations=statistics.fmean(found.iterations), response_tokens=tokens)
     if not board:
         loss = mean_loss(model, tokenizer, split, phase, device)
-        return dict(exact_match=statistics.fmean(right), loss=loss, **figures), texts, right
-    without = {}
+        return dict(exact_match=statistics.fmean(right), loss=loss, **figures), found.texts, right
+    figures = dict(correct=statistics.fmean(right), mistakes=shares(wrong), **figures)
     if phase == "diffusion":
-        plain, _, _, plain_seconds = caption(
-            default_way(model, pictures, phase, full), pictures, bar="without prefilling")
-        without = dict(correct_without_prefill=statistics.fmean(grade(plain, split, board)[0]),
-                       prefill_speedup=plain_seconds / seconds)
-    pictures.ask([toy.COUNT] * len(texts))
-    counts, *_ = caption(default_way(model, pictures, phase), pictures, bar="counting")
-    figures = dict(
-        correct=statistics.fmean(right), well_formed=statistics.fmean(formed), **figures,
-        count_correct=statistics.fmean(
-            text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes)),
-        **without)
-    return figures, texts, right
+        figures |= of_diffusion(model, pictures, board, found)
+    pictures.ask([toy.COUNT] * len(right))
+    counts = caption(default_way(model, pictures, phase), pictures, bar="counting").texts
+    figures["count_correct"] = statistics.fmean(
+        text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes))
+    return figures, found.texts, right
+
+
+def of_diffusion(model, pictures, board, found):
+    """What only weights of the diffusion phase have, next to their captions `found` of toy scenes:
+    sampled ones, ones without prefilling, iterations beside the perfect model's."""
+    rule, split, objects = confident(THRESHOLD), pictures.split, [*map(len, pictures.split.scenes)]
+    correct = lambda captions: statistics.fmean(
+        one is None for one in mistakes(captions, split, board))
+    sampled = caption(default_way(model, pictures, "diffusion", temperature=1.0), pictures,
+                      bar="sampling")
+    plain = caption(default_way(model, pictures, "diffusion", full), pictures,
+                    bar="without prefilling")
+    scenes = Exact(split.scenes, split.prompts, board, pictures.tokenizer)
+    perfect = caption(lambda rows: decode(scenes.look(rows, pictures.images.device),
+                                          pictures.windows[rows], pictures.config, rule),
+                      pictures, bar="the exact posterior")
+    by_objects = {}
+    for n in sorted(set(objects)):
+        mine = [i for i, one in enumerate(objects) if one == n]
+        by_objects[n] = [statistics.fmean(captions.iterations[i] for i in mine)
+                         for captions in (found, perfect)]
+    return dict(correct_at_temperature_1=correct(sampled), correct_without_prefill=correct(plain),
+                prefill_speedup=plain.seconds / found.seconds,
+                iterations_by_objects_and_exact=by_objects)
 
 
 @torch.no_grad()

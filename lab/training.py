@@ -16,13 +16,13 @@ PRESETS = {  # Config
                   window=144),  # 12 M, for one 8 GB GPU
 }
 TRAINING = {  # and the rest; learning rates are peaks, the same in both phases
-    "tiny": dict(ar_steps=400, diffusion_steps=600, batch_size=64, examples=20_000,
+    "tiny": dict(ar_steps=400, diffusion_steps=800, batch_size=64, examples=20_000,
                  muon_lr=0.01, adamw_lr=8e-3),
     "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000,
                   muon_lr=0.012, adamw_lr=5e-3),
 }
 Tokenizer = our_tokenizer()
-HELD_OUT_SCENES = 2000  # of the toy set, that a run is evaluated on
+HELD_OUT_SCENES = 1000  # of the toy set, that a run is evaluated on
 
 
 # ---------------------------------------------------------------- data
@@ -32,6 +32,7 @@ def prepare(settings):
     checkpoint says of the data), and a fingerprint of all that the losses depend on. Raises
     ValueError for a bad --data folder."""
     preset, shape, n = settings["preset"], PRESETS[settings["preset"]], settings["evaluate"]
+    of_toy = {} if settings["data"] else {name: settings[name] for name in ("wording", "order")}
     image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
     if settings["data"]:
         (train, train_lines), (test, test_lines) = folder.read(
@@ -47,15 +48,15 @@ def prepare(settings):
         prompts = train.prompts + test.prompts
         test = replace(test, images=test.images[:n], prompts=test.prompts[:n], texts=test.texts[:n])
     else:
-        train = toy.examples(toy.TOYS[preset], settings["examples"], settings["seed"],
-                             held_out=False)
-        test = toy.examples(toy.TOYS[preset], n, 0, held_out=True, instruction=toy.DESCRIBE)
+        board = toy.of(dict(trained_on=preset, **of_toy))
+        train = toy.examples(board, settings["examples"], settings["seed"], held_out=False)
+        test = toy.examples(board, n, 0, held_out=True, instruction=toy.DESCRIBE)
         tokenizer = Tokenizer.train(train.texts + train.prompts)
         prompts = [toy.DESCRIBE, toy.COUNT]
     config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,
                     prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
     origin = dict(trained_on="pictures" if settings["data"] else preset,
-                  prompt=statistics.mode(train.prompts))
+                  prompt=statistics.mode(train.prompts), **of_toy)
     said = repr((config, origin, TRAINING[preset]))
     digest = hashlib.sha256(said.encode("utf-8", "surrogatepass"))
     for split in (train, test):
