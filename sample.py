@@ -109,11 +109,11 @@ def main(argv=None):
                   file=sys.stderr)
         if args.image:
             scene, image = None, folder.load_image(args.image, config.image_px)
-        elif origin["trained_on"] not in toy.TOYS:
+        elif toy.of(origin) is None:
             raise ValueError(f"{path} was trained on {origin['trained_on']}, not on a toy set: "
                              "name a picture with --image")
         else:
-            board = toy.TOYS[origin["trained_on"]]
+            board = toy.of(origin)
             drawn = toy.examples(board, 1, number, held_out=True,
                                  instruction=toy.COUNT if prompt == toy.COUNT else DESCRIBE)
             scene, image = drawn.scenes[0], drawn.images[0]
@@ -139,11 +139,11 @@ def main(argv=None):
         text, passes = tokenizer.decode(out.response(0)), out.passes.item()
         print(f"caption:    {text}")
         if scene and prompt in (DESCRIBE, toy.COUNT):
-            right = text == drawn.texts[0]
+            wrong = None if text == drawn.texts[0] else "wrong number"
             if prompt == DESCRIBE:
-                right = toy.grade(text, scene, board)[1]
-            wrong = f"wrong; one right answer: {drawn.texts[0]}"
-            print(f"grade:      {'fully right' if right else wrong}")
+                wrong = toy.mistake(text, scene, board, out.ends[0].item() < out.tokens.shape[1])
+            wrong = wrong and f"wrong ({wrong}); one right answer: {drawn.texts[0]}"
+            print(f"grade:      {wrong or 'fully right'}")
         print()
         before = window[0]
         for iteration, record in enumerate(trace, 1):

@@ -86,7 +86,7 @@ class Exact:
             score = log_odds[:, None].double().expand(-1, 2, -1, -1).scatter_add(
                 3, place, wrong.double() * math.log(EPSILON))                             # (B, 2, A, S)
             evidence, within = score.logsumexp(2), score.softmax(2)
-            if self.toy.order == "free":
+            if self.toy.order == "free" and objects.any():
                 evidence, within = shared_out(score, objects, len(WORDINGS[self.toy.wording]))
             preposition = evidence.sum(2).softmax(1)                             # (B, 2)
             weight = (preposition[..., None, None] * within).gather(3, place)    # (B, 2, A, W')
@@ -104,7 +104,7 @@ def shared_out(score, objects, wordings):
     by_object = score[:, :, :M * wordings, FIRST:].unflatten(2, (M, wordings))  # (B, 2, M, K, M)
     names = by_object.logsumexp(3).mT                                # (B, 2, phrase, object)
     real = torch.arange(M, device=score.device) < objects[:, None]   # the rest name themselves
-    padding = torch.eye(M, device=score.device).log().to(score) + 0 * names
+    padding = torch.eye(M, device=score.device).log().to(score)
     names = torch.where((real[:, None] & real[:, :, None])[:, None], names, padding)
     total = lambda terms: torch.stack(terms).logsumexp(0)
     size, everything = int.bit_count, 2 ** M - 1

@@ -76,11 +76,16 @@ TOYS = {  # one for each preset
 
 
 def of(origin):
-    """A checkpoint's origin (dict) -> the Toy that it was trained on; None for own pictures."""
+    """A checkpoint's origin (dict) -> the Toy that it was trained on; None for own pictures. Raises
+    ValueError for a wording or an order that is none."""
     if origin["trained_on"] not in TOYS:
         return None
-    return TOYS[origin["trained_on"]]._replace(
-        wording=origin.get("wording", "one"), order=origin.get("order", "reading"))
+    asked = {}
+    for name, known, usual in (("wording", WORDINGS, "one"), ("order", ORDERS, "reading")):
+        asked[name] = origin.get(name, usual)
+        if asked[name] not in tuple(known):
+            raise ValueError(f"{name} {asked[name]!r:.60}: expected one of {', '.join(known)}")
+    return TOYS[origin["trained_on"]]._replace(**asked)
 
 
 # ---------------------------------------------------------------- scenes

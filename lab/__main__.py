@@ -13,8 +13,8 @@ import torch
 # before a data/ or rules/ of the folder that this is called from
 sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
 
-from lab.board import board
-from lab.checkpoint import SHIPPED, SHIPPED_AR
+from lab.board import N_SCENES, board
+from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK
 from lab.claims import CLAIMS, claims
 from lab.intervals import T95
 from lab.shell import Parser, pick_device, positive, script
@@ -52,13 +52,18 @@ def parse(argv=None):
 
     option = add("rules", "the board of decoding rules")
     weights(option)
+    option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
+           help="likewise: of an earlier step of the same run")
     option("--rule", action="append", metavar="RULE",
            help="a rule more: path/to/mine.py, maskgit:3, ... (repeatable)")
+    option("--only", nargs="+", metavar="RULE", help="these in place of the board's own rules")
     option("--look", default="prefilled", metavar="LOOK",
            help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
     option("--length", type=positive, metavar="N",
            help="window, in tokens (default: the longest trained)")
-    option("--scenes", type=positive, default=500, metavar="N", help="held-out (default: 500)")
+    option("--scenes", type=positive, default=N_SCENES, metavar="N",
+           help=f"held-out (default: {N_SCENES})")
+    option("--csv", type=Path, metavar="F", help="write the figures there, too")
     option("--picture", type=Path, default=Path("out/rules.png"), metavar="F",
            help="default: out/rules.png")
 
@@ -81,8 +86,10 @@ def parse(argv=None):
            help=f"{', '.join(CLAIMS)} (default: all, in this order)")
     option("--out", type=Path, default=Path("out/claims"), metavar="DIR",
            help="tables, pictures and models (default: out/claims); what is there is used again")
-    option("--seeds", type=seeds, default=3, metavar="N",
-           help="train with seeds 0 to N - 1 (default: 3)")
+    option("--seeds", type=seeds, default=5, metavar="N", help="train with seeds 0 to N - 1 at "
+           "most (default: 5); most models have fewer")
+    option("--jobs", type=positive, default=1, metavar="N",
+           help="trainings at once (default: 1; a large GPU takes 6)")
     option("--scenes", type=positive, default=300, metavar="N", help="held-out (default: 300)")
     option("--quick", action="store_true",
            help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
@@ -101,7 +108,8 @@ def run(args, command):
         return claims(args, device, command)
     if args.command == "rules" and args.picture.suffix.lower() != ".png":
         raise ValueError(f"--picture {args.picture}: must end in .png")
-    for path in filter(None, (args.json, getattr(args, "picture", None))):
+    for path in filter(None, (args.json, *(getattr(args, name, None)
+                                           for name in ("picture", "csv")))):
         path.parent.mkdir(parents=True, exist_ok=True)  # before the measurement, not after
     measure = {"rules": board, "decode": decode_speed, "training": training_speed}
     figures = measure[getattr(args, "kind", args.command)](args, device, command)

@@ -16,7 +16,8 @@ from lab.variants import PrefixMasked
 from mini_dimple import MAX_POSITIONS, Config, Dimple
 
 ROOT = Path(__file__).absolute().parent.parent
-SHIPPED, SHIPPED_AR = ROOT / "weights" / "mini_dimple.pt", ROOT / "weights" / "ar_phase.pt"
+SHIPPED, SHIPPED_AR, SHIPPED_WEAK = (
+    ROOT / "weights" / name for name in ("mini_dimple.pt", "ar_phase.pt", "weak.pt"))
 FORMAT = "mini-dimple checkpoint 2"
 RANGES = {  # field of Config -> smallest and largest value
     "vocab_size": (258, 2 ** 20), "eos_id": (256, 2 ** 20), "mask_id": (257, 2 ** 20),

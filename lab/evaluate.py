@@ -16,7 +16,7 @@ from mini_dimple import (confident, decode, decode_ar, draw_t, forward_process, 
                          token_nll)
 
 THRESHOLD = 0.9  # of confident decoding, in evaluation and in sample.py
-BATCH = 64
+BATCH = 64       # decoded at once on a CPU; a GPU takes as long for ten times as many
 
 
 def now(device):
@@ -24,6 +24,11 @@ def now(device):
     if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def batches(rows, device):
+    """Rows (a tensor of indices), or lists of what belongs to them, as parts for one batch each."""
+    return rows.split(BATCH if device.type == "cpu" else 10 * BATCH)
 
 
 class Pictures:
@@ -68,7 +73,8 @@ class Scenes(Pictures):
 class Captions(NamedTuple):
     """What `caption` gives: lists with one of each per picture, and seconds in all."""
     texts: list
-    ended: list       # whether there was an EOS
+    tokens: list      # how many before the EOS
+    ended: list       # whether there was one
     iterations: list
     passes: list
     seconds: float
@@ -114,18 +120,17 @@ def caption(way, pictures, chunks=None, bar=None):
     """Decode all pictures by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows ->
     Captions. `bar`: the words of a progress bar."""
     n, device = len(pictures.images), pictures.images.device
-    texts, ended, iterations, passes = [""] * n, [False] * n, [0] * n, [0] * n
+    texts, figures = [""] * n, [None] * n
     torch.manual_seed(0)  # a rule may draw random numbers
     start = now(device)
-    for rows in tqdm(chunks or torch.arange(n).split(BATCH), desc=bar, leave=False,
+    for rows in tqdm(chunks or batches(torch.arange(n), device), desc=bar, leave=False,
                      disable=None if bar else True):
         out = way(rows)
-        columns = zip(rows.tolist(), (out.ends < out.tokens.shape[1]).tolist(),
-                      out.iterations.tolist(), out.passes.tolist())
-        for b, (row, *figures) in enumerate(columns):
-            texts[row] = pictures.tokenizer.decode(out.response(b))
-            ended[row], iterations[row], passes[row] = figures
-    return Captions(texts, ended, iterations, passes, now(device) - start)
+        ended = out.ends < out.tokens.shape[1]
+        columns = (x.tolist() for x in (out.ends, ended, out.iterations, out.passes))
+        for b, (row, *of_row) in enumerate(zip(rows.tolist(), *columns)):
+            texts[row], figures[row] = pictures.tokenizer.decode(out.response(b)), of_row
+    return Captions(texts, *map(list, zip(*figures)), now(device) - start)
 
 
 def graded(way, scenes, chunks=None):
@@ -189,7 +194,11 @@ def evaluate(model, tokenizer, split, origin, device):
     if not board:
         loss = mean_loss(model, tokenizer, split, phase, device)
         return dict(exact_match=statistics.fmean(right), loss=loss, **figures), found.texts, right
-    figures = dict(correct=statistics.fmean(right), mistakes=shares(wrong), **figures)
+    objects = [len(scene) for scene in split.scenes]
+    figures = dict(
+        correct=statistics.fmean(right), mistakes=shares(wrong), **figures,
+        correct_by_objects={n: statistics.fmean(r for r, m in zip(right, objects) if m == n)
+                            for n in sorted(set(objects))})
     if phase == "diffusion":
         figures |= of_diffusion(model, pictures, board, found)
     pictures.ask([toy.COUNT] * len(right))

@@ -2,10 +2,14 @@
 missing, and read back from its folder."""
 import ast
 import hashlib
+import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import NamedTuple
 
+from data import toy
 from lab.checkpoint import ROOT, load
 from lab.evaluate import Scenes, default_way, graded
 from lab.training import TRAINING
@@ -15,9 +19,12 @@ TRAINED_BY = ("mini_dimple.py", "tokenizer.py", "train.py", "data/*.py", "lab/tr
 
 
 class Recipe(NamedTuple):
-    """What a claim trains: steps of both phases, and train.py's options of the diffusion phase."""
+    """What a claim trains: steps of both phases, and train.py's options of the toy set and of the
+    diffusion phase."""
     ar_steps: int
     diffusion_steps: int
+    wording: str = "two"
+    examples: int | None = None  # None: the preset's
     weighting: str = "flat"
     complementary: bool = False
     padding: str = "random"
@@ -26,6 +33,10 @@ class Recipe(NamedTuple):
     @property
     def steps(self):
         return self.ar_steps + self.diffusion_steps
+
+    def ar_phase(self):
+        """The recipe of the first phase alone."""
+        return Recipe(self.ar_steps, 0, self.wording, self.examples)
 
     def options(self):
         """name -> value of the options that are not the default."""
@@ -60,9 +71,9 @@ class Lab:
 
     def __init__(self, args, device):
         self.out, self.device = args.out / "quick" if args.quick else args.out, device
-        self.seeds = range(1 if args.quick else args.seeds)
+        self.most_seeds, self.jobs = 1 if args.quick else args.seeds, args.jobs
         self.n_scenes = 8 if args.quick else args.scenes
-        self.few = ["--examples", 200] if args.quick else []
+        self.quick = args.quick
         steps = TRAINING["tiny"]
         self.default = (Recipe(4, 8) if args.quick else
                         Recipe(steps["ar_steps"], steps["diffusion_steps"]))
@@ -76,22 +87,26 @@ class Lab:
         return self.out / "models" / "-".join([*words, self.device.type, self.trained_by])
 
     def kept(self, recipe):
-        """At which steps the weights are kept: of the default recipe at each quarter of the
+        """At which steps the weights are kept: of the default recipe at each eighth of the
         diffusion phase, of others at the end."""
-        quarters = [recipe.ar_steps + recipe.diffusion_steps * i // 4 for i in (1, 2, 3, 4)]
-        return quarters if recipe == self.default else [recipe.steps]
+        eighths = [recipe.ar_steps + recipe.diffusion_steps * i // 8 for i in range(1, 9)]
+        return eighths if recipe == self.default else [recipe.steps]
 
     def path(self, recipe, seed, step=None):
         name = f"step_{step}.pt" if step not in (None, recipe.steps) else "mini_dimple.pt"
         return self.folder(recipe, seed) / name
 
     def missing(self, plan):
-        """(recipe, seed) of every model of the plan that must still be trained, the AR phase of
-        each before it."""
-        wanted = [(made, seed) for recipe in plan.values()
-                  for made in (Recipe(recipe.ar_steps, 0), recipe)
-                  if made.steps for seed in self.seeds]
+        """(recipe, seed) of every model of the plan (label -> recipe, seeds) that must still be
+        trained, the AR phase of each before it."""
+        wanted = [(made, seed) for recipe, seeds in plan.values()
+                  for made in (recipe.ar_phase(), recipe)
+                  if made.steps for seed in self.seeds(seeds)]
         return [one for one in dict.fromkeys(wanted) if not self.complete(*one)]
+
+    def seeds(self, wanted):
+        """The seeds of a recipe that a claim wants so many of."""
+        return range(min(wanted, self.most_seeds))
 
     def complete(self, recipe, seed):
         return (self.folder(recipe, seed) / "result.json").exists()
@@ -105,11 +120,12 @@ class Lab:
         elif not ar:
             steps = ["--recipe", "diffusion", "--diffusion-steps", diffusion]
         else:
-            first = self.folder(Recipe(ar, 0), seed) / "ar_phase.pt"
+            first = self.folder(recipe.ar_phase(), seed) / "ar_phase.pt"
             steps = ["--ar-phase", first, "--diffusion-steps", diffusion]
         keep = ["--keep", *kept] if kept else []
+        few = ["--examples", 200] if self.quick else []
         return ["--out", self.folder(recipe, seed), "--seed", seed, "--device", self.device.type,
-                "--evaluate", 0, *self.few, *steps, *recipe.words(), *keep]
+                "--evaluate", 0, *steps, *recipe.words(), *few, *keep]
 
     def train(self, recipe, seed):
         """Train a model, or go on where an earlier call was interrupted; `missing` before it are
@@ -120,8 +136,12 @@ class Lab:
         words = [sys.executable, ROOT / "train.py", *self.words(recipe, seed), how]
         log = folder / "train.txt"
         before = log.stat().st_size if log.exists() else 0
+        environment = dict(os.environ)
+        if self.jobs > 1:  # they share the cores
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
         with open(log, "a") as file:
-            process = subprocess.Popen([*map(str, words)], stdout=file, stderr=subprocess.STDOUT)
+            process = subprocess.Popen([*map(str, words)], stdout=file, stderr=subprocess.STDOUT,
+                                       env=environment)
             try:
                 code = process.wait()
             except KeyboardInterrupt:
@@ -137,15 +157,42 @@ class Lab:
             raise ValueError(f"{folder}: {last[0]}")
         (folder / "last.pt").unlink()  # nothing is left to go on with
 
+    def train_all(self, models, done):
+        """Train models, (recipe, seed) each, as many at once as there are jobs: AR phases first, as
+        the others begin with them. `done(recipe, seed)` after each."""
+        for ar in (True, False):
+            wave = [one for one in models if (one[0].diffusion_steps == 0) == ar]
+            if self.jobs == 1:
+                for one in wave:
+                    self.train(*one)
+                    done(*one)
+                continue
+            with ThreadPoolExecutor(self.jobs) as pool:
+                running = {pool.submit(self.train, *one): one for one in wave}
+                try:
+                    for future in as_completed(running):
+                        future.result()
+                        done(*running[future])
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
     def model(self, recipe, seed, step=None):
-        """-> the trained model and the scenes."""
-        model, tokenizer, _ = load(self.path(recipe, seed, step), self.device)
-        if seed not in self.scenes:
-            self.scenes[seed] = Scenes(model.config, tokenizer, self.n_scenes, self.device)
-        return model, self.scenes[seed]
+        """-> the trained model and its scenes."""
+        model, tokenizer, origin = load(self.path(recipe, seed, step), self.device)
+        board = toy.of(origin)
+        key = board, tuple(tokenizer.merges)
+        if key not in self.scenes:
+            self.scenes[key] = Scenes(model.config, tokenizer, self.n_scenes, self.device, board)
+        return model, self.scenes[key]
+
+    def above_floor(self, recipe, seeds):
+        """The diffusion loss above its floor after training, nats per masked token, by seed."""
+        read = lambda seed: json.loads((self.folder(recipe, seed) / "result.json").read_text())
+        return [read(seed)["nats_above_floor"]["all"] for seed in self.seeds(seeds)]
 
     def grade(self, recipe, seed, step=None):
-        """A model's captions, decoded as usual: right, well formed, iterations, one of each per
+        """A model's captions, decoded as usual: right, what is wrong, iterations, one of each per
         scene. Measured once."""
         key = recipe, seed, step or recipe.steps
         if key not in self.graded:
@@ -154,5 +201,5 @@ class Lab:
             self.graded[key] = graded(default_way(model, scenes, phase), scenes)
         return self.graded[key]
 
-    def grades(self, recipe):
-        return [self.grade(recipe, seed) for seed in self.seeds]
+    def grades(self, recipe, seeds):
+        return [self.grade(recipe, seed) for seed in self.seeds(seeds)]

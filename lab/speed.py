@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import Batches
-from lab.board import load_pair
+from lab.board import load_weights
 from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
 from lab.results import measured, table, where, write_part
 from lab.training import TRAINING, autocast, low_precision, make_optimizers, phase_loss, prepare
@@ -66,9 +66,10 @@ def share_in_model(model, batch, rule, device, repeats=5):
 def captions_per_way(args, device):
     """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it
     inside the model."""
-    model, tokenizer, ar_model, preset = load_pair(args, device)
+    weights = load_weights(args, device, weak=False)
+    model, ar_model = weights.models["trained"], weights.ar
     rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
-    scenes, rows = Scenes(model.config, tokenizer, BATCH, device, preset), []
+    scenes, rows = Scenes(model.config, weights.tokenizer, BATCH, device, weights.board), []
     share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
     if args.compile:
         model.score = compiled(model.score)
@@ -214,7 +215,8 @@ def step_parts(phase, prepared, args, device):
 
 
 def training_speed(args, device, command):
-    settings = dict(preset=args.preset, data=None, seed=0, evaluate=0, examples=2000)
+    settings = dict(preset=args.preset, data=None, seed=0, evaluate=0, examples=2000,
+                    wording="two", order="reading")
     prepared, rows = prepare(settings), []
     size = TRAINING[args.preset]["batch_size"]
     for phase in ("ar", "diffusion"):

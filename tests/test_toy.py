@@ -1,6 +1,8 @@
 """The toy set: the split, the pictures, the captions, the grader."""
 import itertools
+import math
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,14 +12,22 @@ from data import toy
 from data.toy import TOYS, Object
 
 
-@pytest.fixture(params=TOYS)
+@pytest.fixture(params=[f"{preset} {wording} {order}" for preset in TOYS
+                        for wording in toy.WORDINGS for order in toy.ORDERS])
 def board(request):
-    return TOYS[request.param]
+    preset, wording, order = request.param.split()
+    return toy.of(dict(trained_on=preset, wording=wording, order=order))
 
 
 def scenes(board, n=200):
     rng = random.Random(0)
     return [toy.draw_scene(board, rng) for _ in range(n)]
+
+
+def right_captions(board, n, seed=0):
+    """(scene, one of its right captions), n times."""
+    rng = random.Random(seed)
+    return [(scene, toy.draw_caption(scene, board, rng)) for scene in scenes(board, n)]
 
 
 def test_held_out_scenes_never_occur_in_training():
@@ -43,6 +53,7 @@ def test_a_seed_makes_the_same_set_again_and_another_seed_another():
     assert a.texts != c.texts
 
 
+@pytest.mark.parametrize("board", TOYS.values(), ids=TOYS)
 def test_pictures_show_every_attribute_without_doubt(board):
     """Read each object's cell with a ruler: nothing outside cells, nearest colour, area by size,
     silhouette by shape."""
@@ -91,52 +102,141 @@ def test_shapes_differ_by_how_much_of_their_box_they_fill():
     assert fill["square"] - fill["circle"] > 0.1
 
 
+# ---------------------------------------------------------------- the grader
+
 def test_the_grader_accepts_every_right_caption(board):
-    for scene in scenes(board, 60):
-        for opening in toy.OPENINGS:
-            for preposition in toy.PREPOSITIONS:
-                text = toy.caption(scene, board, opening, preposition)
-                assert toy.grade(text, scene, board) == (True, True)
+    """All openings and prepositions; each wording for all objects, and any of them for each."""
+    rng, kinds = random.Random(0), range(len(toy.WORDINGS[board.wording]))
+    for scene in scenes(board, 25):
+        for opening, preposition in itertools.product(toy.OPENINGS, toy.PREPOSITIONS):
+            for wordings in (*([k] * len(scene) for k in kinds), rng.choices(kinds, k=len(scene))):
+                told = rng.sample(scene, len(scene)) if board.order == "free" else scene
+                text = toy.caption(told, board, opening, preposition, wordings)
+                assert toy.mistake(text, scene, board) is None
+                assert toy.mistake(text, scene, board, ended=False) is None
+                assert toy.parse(text, board) == tuple(told)
 
 
-def test_the_grader_refuses_any_changed_word(board):
-    rng = random.Random(2)
-    say = lambda scene: toy.caption(scene, board, "i can see ", "at")
-    captions = [say(scene).replace(",", "") for scene in scenes(board)]
-    vocabulary = sorted({"in", *" ".join(captions).split()})
-    for scene in scenes(board, 150):
-        words = say(scene).split(" ")
+def test_the_grader_accepts_every_drawn_caption_and_all_of_a_scene_have_one_length(board):
+    rng = random.Random(0)
+    for scene in scenes(board, 40):
+        texts = {toy.draw_caption(scene, board, rng) for _ in range(5)}
+        assert [toy.mistake(text, scene, board) for text in texts] == [None] * len(texts)
+        assert len({len(re.findall(r"\w+|,", text)) for text in texts}) == 1
+
+
+def test_the_grader_refuses_any_word_that_is_changed_left_out_or_said_twice(board):
+    """But a caption's only preposition may be the other one as well."""
+    rng, captions = random.Random(2), right_captions(board, 150)
+    vocabulary = sorted({word.strip(",") for _, text in captions for word in text.split()})
+    for scene, text in captions:
+        words = text.split(" ")
         i = rng.randrange(len(words))
-        other = rng.choice([w for w in vocabulary if w != words[i].rstrip(",")])
-        changed = " ".join([*words[:i], other + "," * words[i].endswith(","), *words[i + 1:]])
-        one_preposition = len(scene) == 1 and {words[i], other} == {"at", "in"}
-        assert toy.grade(changed, scene, board)[1] == one_preposition, changed
+        word, comma = words[i].rstrip(","), "," * words[i].endswith(",")
+        other = rng.choice([w for w in vocabulary if w != word])
+        changed = " ".join([*words[:i], other + comma, *words[i + 1:]])
+        also_right = ({word, other} == set(toy.PREPOSITIONS)
+                      and sum(w in toy.PREPOSITIONS for w in words) == 1)
+        assert (toy.mistake(changed, scene, board) is None) == also_right, changed
+        for faulty in (words[:i] + words[i + 1:], words[:i] + [words[i]] + words[i:]):
+            assert toy.mistake(" ".join(faulty), scene, board), faulty
 
 
-def test_the_grader_knows_missing_doubled_false_and_misordered_facts():
-    board = TOYS["tiny"]
-    say = lambda *things: toy.caption(things, board, "there is just ", "in")
-    a, b = Object(0, 0, "small", "red", "circle"), Object(1, 1, "large", "blue", "square")
-    c = Object(2, 2, "large", "green", "cross")
-    scene = a, b, c
-    assert toy.grade(say(a, b, c), scene, board) == (True, True)
-    for facts in ((a, b), (a, b, b, c), (a, b, c, c), (a, b, c._replace(colour="red")), (a, c, b),
-                  (a, b, c, c._replace(row=0))):
-        assert toy.grade(say(*facts), scene, board) == (True, False)
+RED, BLUE = "a small red circle in the top left", "in the middle center a large blue square"
+GREEN = "the bottom right has a large green cross"
+SCENE = (Object(0, 0, "small", "red", "circle"), Object(1, 1, "large", "blue", "square"),
+         Object(2, 2, "large", "green", "cross"))
+MISTAKEN = [  # what follows the opening, what is wrong
+    (f"{RED}, {BLUE} and {GREEN}", None),
+    (f"{BLUE}, {GREEN} and {RED}", "out of order"),
+    (f"{RED} and {GREEN}", "missing"),
+    (f"{GREEN} and {BLUE}", "missing"),
+    (f"{RED}, {BLUE} and {GREEN.replace('green', 'red')}", "wrong attribute"),
+    (f"{RED}, {BLUE} and {GREEN.replace('bottom', 'top')}", "wrong attribute"),
+    (f"{RED}, {BLUE}, {GREEN} and {GREEN.replace('right', 'left')}", "wrong attribute"),
+    (f"{GREEN} and {BLUE.replace('large', 'small')}", "wrong attribute"),
+    (f"{RED}, {BLUE}, {GREEN} and {GREEN}", "doubled"),
+    (f"{RED}, {RED.replace('red', 'blue')} and {BLUE}", "doubled"),
+    (f"{RED}, {BLUE.replace('in ', 'at ')} and {GREEN}", "preposition mixed"),
+    (f"{RED.replace('in ', 'at ')} and {BLUE}", "preposition mixed"),
+    (f"{RED.replace(' in ', ' has ')}, {BLUE} and {GREEN}", "phrase mangled"),
+    (f"{RED}, {BLUE}, {GREEN}", "phrase mangled"),
+    (f"{RED}, {BLUE} and in {GREEN}", "phrase mangled"),
+    (f"{RED.replace('in ', 'at ')}, {BLUE} and {GREEN[:-6]}", "phrase mangled"),
+]
 
 
-RED, BLUE = "a small red circle in the top left", "a large blue square in the middle center"
+@pytest.mark.parametrize("order", toy.ORDERS)
+def test_the_grader_says_what_is_wrong(order):
+    """The first of MISTAKES; in free order, no order is; what did not end is not known."""
+    board, kinds = TOYS["tiny"]._replace(wording="three", order=order), set()
+    for text, wrong in MISTAKEN:
+        wrong = None if (order, wrong) == ("free", "out of order") else wrong
+        for opening, ended, found in (("here we find ", True, wrong), ("here we ", True, "opening"),
+                                      ("here we find ", False, wrong and "no end")):
+            assert toy.mistake(opening + text, SCENE, board, ended) == found, text
+            kinds.add(found)
+    assert kinds == {None, *toy.MISTAKES} - ({"out of order"} if order == "free" else set())
+
+
+def test_of_wordings_only_those_of_the_board_are_read():
+    for wording, known in (("one", [RED]), ("two", [RED, BLUE]), ("three", [RED, BLUE, GREEN])):
+        for phrase in (RED, BLUE, GREEN):
+            text, board = "i can see " + phrase, TOYS["tiny"]._replace(wording=wording)
+            assert toy.read(text, board)[1] == (None if phrase in known else "phrase mangled")
 
 
 @pytest.mark.parametrize("text", [
     "", "a", "nonsense", "i can see", "i can see i can see " + RED, RED, "there can see " + RED,
     *("i can see " + rest for rest in (
-        "", f"{RED} and", f"{RED},", f"{RED} and {BLUE.replace(' in ', ' at ')}", f"{RED}, {BLUE}",
-        f"{RED} and {BLUE} and a large green cross in the bottom right", f"{RED} ", f" {RED}",
+        "", f"{RED} and", f"{RED},", f"{RED} and {BLUE.replace('in ', 'at ')}", f"{RED}, {BLUE}",
+        f"{RED} and {BLUE} and {RED}", f"{RED} ", f" {RED}", GREEN, f"{RED} {BLUE}",
         "a red small circle in the top left", f"{RED}.", RED.capitalize()))])
 def test_ill_formed_captions(text):
-    assert toy.parse(f"i can see {RED} and {BLUE}", TOYS["tiny"])
-    assert toy.parse(text, TOYS["tiny"]) is None
+    board = TOYS["tiny"]._replace(wording="two")
+    assert toy.parse(f"i can see {RED} and {BLUE}", board)
+    assert toy.parse(text, board) is None and toy.read(text, board)[1] in toy.MISTAKES[:3]
+
+
+# ---------------------------------------------------------------- sets
+
+@pytest.mark.parametrize("wording", toy.WORDINGS)
+def test_all_that_a_caption_leaves_open_is_drawn_by_its_odds(wording):
+    """Each object's wording for itself; opening and preposition; in free order, the order."""
+    board, odds = TOYS["tiny"]._replace(wording=wording, order="free"), toy.WORDINGS[wording]
+    orders, captions = list(itertools.permutations(SCENE)), Counter()  # by their odds
+    for order, ks, opening, preposition in itertools.product(
+            orders, itertools.product(range(len(odds)), repeat=3), toy.OPENINGS,
+            toy.PREPOSITIONS):
+        text = toy.caption(order, board, opening, preposition, ks)
+        captions[text] += math.prod(odds[k] for k in ks) / (4 * 2 * len(orders))
+    assert sum(captions.values()) == pytest.approx(1)
+    n, rng = 6000, random.Random(0)
+    drawn = Counter(toy.draw_caption(SCENE, board, rng) for _ in range(n))
+    assert set(drawn) <= set(captions)
+    wordings = lambda text: tuple(0 if phrase.startswith("a ") else 2 if " has " in phrase else 1
+                                  for phrase in re.split(", | and ", text.split(" ", 3)[3]))
+    for part in (lambda text: text[:8], lambda text: " at " in text, wordings,
+                 lambda text: tuple(thing.shape for thing in toy.parse(text, board))):
+        wanted, found = Counter(), Counter()
+        for counter, parts in ((captions, wanted), (drawn, found)):
+            for text, share in counter.items():
+                parts[part(text)] += share
+        for kind, p in wanted.items():
+            assert abs(found[kind] / n - p) <= 4.5 * math.sqrt(p * abs(1 - p) / n) + 1e-9, kind
+
+
+def test_a_checkpoint_says_what_its_toy_set_leaves_open():
+    """Checkpoints from before there was a choice had one wording and reading order."""
+    assert toy.of(dict(trained_on="pictures", wording="no matter")) is None
+    for preset, usual in TOYS.items():
+        assert toy.of(dict(trained_on=preset)) == usual._replace(wording="one", order="reading")
+        free = toy.of(dict(trained_on=preset, wording="three", order="free"))
+        assert free == usual._replace(wording="three", order="free")
+        for name, known in (("wording", "one, two, three"), ("order", "reading, free")):
+            for word in ("four", "", None, 2, ["one"]):
+                with pytest.raises(ValueError, match=f"{name} .*expected one of {known}"):
+                    toy.of({"trained_on": preset, name: word})
 
 
 def test_sets_mix_wordings_and_instructions():
