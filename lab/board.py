@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from data import toy
+from data.exact import fewest_passes
 from lab import drawing
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, write
 from lab.evaluate import THRESHOLD, Scenes, caption, decoded, exact_way, mistakes, now, shares
@@ -208,8 +209,8 @@ def mark_front(rows):
 
 
 def measure(args, device, mine, chosen, broken):
-    """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; whether
-    some were kept from earlier. Rules that fail go into `broken`, text -> error; if none is left,
+    """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; which
+    were kept from an earlier run; the fewest passes, in words. Rules that fail go into `broken`, text -> error; if none is left,
     the first is raised."""
     wanted = setting(args, device)
     kept = kept_rows(None if args.write else wanted)
@@ -250,7 +251,10 @@ def measure(args, device, mine, chosen, broken):
     rows.sort(key=lambda row: (BLOCKS.index(row["block"]), row["passes"]))
     baseline = dict(rule="AR phase, greedy, KV cache", yours=False, front=False, block="trained",
                     way="greedy")
-    return [*rows, baseline | ar], [text for text in chosen if text not in new]
+    fewest = "" if weights.board.order == "free" else (
+        f" ({statistics.fmean(fewest_passes(weights.board, n) for n in scenes.objects):.2f} passes "
+        "always suffice, and fewer do not)")
+    return [*rows, baseline | ar], [text for text in chosen if text not in new], fewest
 
 
 # ---------------------------------------------------------------- what is printed and drawn
@@ -276,12 +280,14 @@ def cells(row, sampled, times):
         ("{:.0f}", "tokens_computed"), ("{:.1f}", "ms_batch_1"), ("{:.2f}", "ms_batch_64"))] * times
 
 
-def tables(rows, broken, mine, old):
+def tables(rows, broken, mine, old, fewest):
     """The board in Markdown: a table for each block. Times of `old` rules, which were kept from
-    another run, cannot be compared with those of this one, and are left out."""
+    another run, cannot be compared with those of this one, and are left out. `fewest`: passes that
+    always suffice."""
     parts = []
-    for block, about in zip(BLOCKS, ("On the exact posterior, the perfect model",
-                                     "On the trained weights", "On weaker weights")):
+    for block, about in zip(BLOCKS, (
+            f"On the exact posterior, the perfect model{fewest}", "On the trained weights",
+            "On weaker weights")):
         here, times = [row for row in rows if row["block"] == block], block == "trained"
         sampled = {row["rule"]: row for row in here if row["way"] == "sampled"}
         lines = []
@@ -350,7 +356,7 @@ def board(args, device, command):
             broken[text] = error
     if broken and len(broken) == len(set(mine)) + len(args.only or []):
         raise next(iter(broken.values()))
-    rows, old = measure(args, device, mine, chosen, broken)
+    rows, old, fewest = measure(args, device, mine, chosen, broken)
     seconds = time.perf_counter() - start
     said = (f"{args.scenes} held-out scenes, look {args.look}; {seconds:.0f} s. Fully right: "
             f"greedy, with Wilson's 95% interval over scenes. ● on the front: at most "
@@ -361,7 +367,7 @@ def board(args, device, command):
     if old:
         said += (f" {len(old)} rules as kept in {KEPT.relative_to(ROOT)}, without their times "
                  "(of another run); --write measures all anew.")
-    text = f"{said}\n\n{tables(rows, broken, mine, old)}"
+    text = f"{said}\n\n{tables(rows, broken, mine, old, fewest)}"
     print(f"{where(device)}; {text}")
     weak = args.picture.with_name(f"{args.picture.stem}_weak{args.picture.suffix}")
     draw(args.picture, rows[:-1], "trained")

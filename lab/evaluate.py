@@ -16,7 +16,7 @@ from mini_dimple import (confident, decode, decode_ar, draw_t, forward_process, 
                          token_nll)
 
 THRESHOLD = 0.9  # of confident decoding, in evaluation and in sample.py
-BATCH = 64       # decoded at once on a CPU; a GPU takes as long for ten times as many
+BATCH = 64       # decoded at once on a CPU; a GPU takes as long for four times as many
 
 
 def now(device):
@@ -28,7 +28,7 @@ def now(device):
 
 def batches(rows, device):
     """Rows (a tensor of indices), or lists of what belongs to them, as parts for one batch each."""
-    return rows.split(BATCH if device.type == "cpu" else 10 * BATCH)
+    return rows.split(BATCH if device.type == "cpu" else 4 * BATCH)
 
 
 class Pictures:
