@@ -7,6 +7,9 @@ given. For example
 
     "here we find a _ _ _ in"             the wording is given, the picture's words are free, and
                                           so is all that follows
+    "there is just _ _ _ _ at"            a later word can settle an earlier one: the first object
+                                          is told as "a large red circle at the top left"
+    "i can see at"                        and here as "at the top left a large red circle"
     "i can see a _ _ _ at the _ _<end>"   one object, and nothing after it
 
 Mind the tokens: a word's token includes the space before it (" red" is one token), so the space

@@ -2,7 +2,8 @@
 
 In one pass of the diffusion loss only the masked tokens teach; at small t that is almost none. So
 let each example enter twice: once with its mask, once with the complement. Then every token of
-every response is predicted exactly once.
+every response is predicted exactly once. (Two masks drawn on their own leave a quarter of the
+tokens out, and predict another quarter twice.)
 
 What does the twin's loss weigh? The paper's objective divides by the level t, the PROBABILITY with
 which a token was masked (the argument t, not a counted share). The complement's is 1 - t; keep it

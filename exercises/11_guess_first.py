@@ -17,16 +17,16 @@ GUESS = {
     "confident:0.9": None,
     # every position whose proposal has a probability above one half
     "confident:0.5": None,
-    # the ten most confident positions in each iteration: 5 iterations, as confident:0.9 needs
-    "maskgit:10": None,
-    # ten positions at random in each iteration
-    "random_order:10": None,
+    # the four most confident positions in each iteration: 12 iterations; confident:0.9 needs 10.8
+    "maskgit:4": None,
+    # four positions at random in each iteration
+    "random_order:4": None,
     # prefilling with a prefix that never saw the window
     "naive prefix": None,
-    # the colour of the first object is given, and wrong: how many captions keep it and are right in
+    # the colour of the last object is given, and wrong: how many captions keep it and are right in
     # all else?
     "a wrong colour": None,
-    # the weights after the AR phase, which caption 99% right from left to right, decoded by
+    # the weights after the AR phase, which caption 98% right from left to right, decoded by
     # confident:0.9 in full attention
     "AR weights, diffusion decoding": None,
     # the weights after the diffusion phase, decoded greedily from left to right, causal mask

@@ -73,7 +73,7 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
      "their number varies"),
     ("01", "response.masked_fill(", "response.masked_fill_(", "changed the response"),
     ("01", "< t[:, None]", "> t[:, None]", "That is 1 - t"),
-    ("01", "< t[:, None]", "< t[:, None] * (response != 397)", "The padding is part of the"),
+    ("01", "< t[:, None]", "< t[:, None] * (response != mask_id - 1)", "The padding is part of"),
     ("01", "torch.rand(B)", "torch.rand(1).expand(B)", "All levels are the same"),
     ("01", "EPS + (1 - EPS) *", "0 *", "All levels are the same"),
     ("01", "torch.rand(B)", "torch.rand(B) ** 2", "not uniform"),
@@ -216,11 +216,11 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
      "    noisy = response.masked_fill(torch.cat([masked[:len(masked) // 2]] * 2), mask_id)\n"
      "    return images, prompt, response, noisy.masked_fill(masked, mask_id)",
      "masked everywhere"),
-    ("11", "(60, 80)", "(90, 100)", "confident:0.5: you guessed 90 to 100%.*they mix"),
-    ("11", "(60, 80)", "(0, 100)", "points wide"),
-    ("11", "(60, 80)", "(0.6, 0.8)", "looks like fractions"),
-    ("11", "(60, 80)", "'much'", "is no range"),
-    ("11", "(60, 80)", "(80, 60)", "from low to high"),
+    ("11", "(15, 35)", "(90, 100)", "confident:0.5: you guessed 90 to 100%.*they mix"),
+    ("11", "(15, 35)", "(0, 100)", "points wide"),
+    ("11", "(15, 35)", "(0.15, 0.35)", "looks like fractions"),
+    ("11", "(15, 35)", "'much'", "is no range"),
+    ("11", "(15, 35)", "(35, 15)", "from low to high"),
 ]
 
 
@@ -340,8 +340,7 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
     return out.tokens, out.iterations
 """],
     "05": ["""
-from rules.remask import rule as remask
-rule = lambda step: remask(step, 0.3)
+from rules.eb_sampler import rule
 """, """
 def rule(step):
     commit = step.confidence > 0.95

@@ -8,9 +8,9 @@ from conftest import EOS, MASK, alone, decoded, random_case, random_inputs, rand
 
 import sample
 import train
-from data import Batches
+from data import Batches, toy
 from lab.checkpoint import SHIPPED, load
-from lab.evaluate import Scenes
+from lab.evaluate import Floor, Scenes
 from lab.shell import pick_device
 from lab.speed import compiled
 from lab.training import (TRAINING, autocast, low_precision, make_optimizers, orthogonalise,
@@ -85,6 +85,17 @@ def test_what_is_left_on_the_cpu_is_refused(look, which, name):
     passed[which] = passed[which].cpu()
     with pytest.raises(ValueError, match=f"{name}: expected .* on cuda:0, got .* on cpu"):
         decoded(model, *passed, look=look)
+
+
+@pytest.mark.parametrize("order", toy.ORDERS)
+def test_the_exact_posterior_and_the_loss_above_it_are_the_cpus(order):
+    model, tokenizer, _ = load(SHIPPED)
+    board, found = toy.TOYS["tiny"]._replace(order=order), []
+    for device in (torch.device("cpu"), DEVICE):
+        floor = Floor(board, model.config, tokenizer, device, n=40)
+        found.append([floor.least.cpu(), torch.tensor([*floor(model.to(device)).values()])])
+    for cpu, here in zip(*found):
+        torch.testing.assert_close(here, cpu, rtol=1e-4, atol=1e-3)
 
 
 def test_muon_in_this_devices_precision():

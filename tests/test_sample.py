@@ -51,6 +51,41 @@ def test_caption_trace_and_count(trained, capsys):
     assert out == again, "a seed repeats"
 
 
+def test_the_grade_says_what_is_wrong(capsys):
+    board = toy.TOYS["tiny"]
+    scene, = toy.examples(board, 1, 3, held_out=True, instruction=toy.DESCRIBE).scenes
+    other = scene[-1]._replace(size={"small": "large", "large": "small"}[scene[-1].size])
+    right = toy.caption(scene, board, toy.OPENINGS[2], "in", [1] * len(scene))
+    lie = toy.caption((*scene[:-1], other), board, toy.OPENINGS[2], "in", [1] * len(scene))
+    for words, grade in (
+            ([], "fully right"), (["--prior", right], "fully right"),
+            (["--prior", lie], "wrong (wrong attribute); one right answer: "),
+            (["--prior", "we see"], "wrong (opening); one right answer: "),
+            (["--length", 8], "wrong (no end); one right answer: "),
+            (["--prompt", toy.COUNT, "--prior", "nine shapes"],
+             f"wrong (wrong number); one right answer: {toy.count_answer(scene)}\n")):
+        out = shown(capsys, "--checkpoint", SHIPPED, "--seed", 3, *words)
+        found = re.search(r"^grade:      (.*\n)", out, re.M)[1]
+        assert found.startswith(grade)
+        answer = found.partition("right answer: ")[2].strip()
+        assert not answer or toy.COUNT in words or toy.mistake(answer, scene, board) is None
+
+
+@pytest.mark.parametrize("order", toy.ORDERS)
+def test_the_grade_goes_by_what_the_weights_were_trained_on(trained, capsys, tmp_path, order):
+    """A caption in another order is right where any is."""
+    model, tokenizer, origin = load(trained / "d.pt")
+    save(tmp_path / "x.pt", model, tokenizer, {**origin, "wording": "two", "order": order})
+    board, seed = toy.of({**origin, "wording": "two", "order": order}), 5
+    scene, = toy.examples(board, 1, seed, held_out=True, instruction=toy.DESCRIBE).scenes
+    told = toy.caption(scene[::-1], board, toy.OPENINGS[0], "at", [0] * len(scene))
+    out = shown(capsys, "--checkpoint", tmp_path / "x.pt", "--seed", seed, "--prior", told,
+                "--length", len(tokenizer.encode(told)))
+    assert len(scene) > 1
+    # at its full length there is no room for an end
+    assert ("fully right" if order == "free" else "wrong (no end)") in out
+
+
 def test_without_checkpoint_it_uses_out_then_the_shipped_weights_or_says_what_to_run(
         trained, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

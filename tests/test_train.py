@@ -17,6 +17,7 @@ import train
 from data import Batches, folder, pad_prompts, toy
 from lab import training
 from lab.checkpoint import ROOT, load, save
+from lab.evaluate import Floor
 from lab.training import TRAINING, make_optimizers, phase_loss
 from lab.variants import PrefixMasked
 from mini_dimple import Config, Dimple, confident, decode_ar, full, prefilled, schedule
@@ -63,10 +64,14 @@ def run(*words, status=0, **options):
     return done.stdout, done.stderr
 
 
+TIMES = {"step", "images_per_s", "seconds"}  # and what the rows are by
+
+
 def losses(out):
-    """step -> (phase, loss, learning rate), as written, from log.csv."""
+    """step -> phase, loss, learning rate, nats above the floor (all and by share masked), as
+    written, from log.csv."""
     with open(out / "log.csv", newline="") as file:
-        return {int(row["step"]): (row["phase"], row["loss"], row["learning_rate"])
+        return {int(row["step"]): tuple(row[name] for name in row if name not in TIMES)
                 for row in csv.DictReader(file)}
 
 
@@ -141,11 +146,23 @@ SHORT = ["--ar-steps", 7, "--diffusion-steps", 16, "--holdout", 0]
 FEW = ["--examples", 200, "--evaluate", 4]  # of the toy set
 
 
+class FewScenes(Floor):
+    def __init__(self, *words):
+        super().__init__(*words, n=50)
+
+
+def hurry(patch):
+    """Small batches; every 10 steps the loss above its floor, of few scenes."""
+    patch.setitem(TRAINING["tiny"], "batch_size", 8)
+    patch.setattr(train, "FLOOR_EVERY", 10)
+    patch.setattr(train, "Floor", FewScenes)
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """Checkpoints every 5 steps, small batches."""
+    """`hurry`, and checkpoints every 5 steps."""
+    hurry(monkeypatch)
     monkeypatch.setattr(train, "SAVE_EVERY", 5)
-    monkeypatch.setitem(TRAINING["tiny"], "batch_size", 8)
 
 
 @pytest.fixture
@@ -171,7 +188,7 @@ def uninterrupted(pictures, tmp_path_factory):
     """A whole run on the pictures, in small batches."""
     out = tmp_path_factory.mktemp("uninterrupted") / "o"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TRAINING["tiny"], "batch_size", 8)
+        hurry(patch)
         start("--data", pictures, *SHORT, "--out", out)
     return out
 
@@ -218,14 +235,29 @@ def test_killed_and_resumed(pictures, tmp_path):
 
 def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
     out = tmp_path / "out"
-    start("--out", out, *FEW, "--ar-steps", 3, "--diffusion-steps", 3, "--seed", 5)
+    start("--out", out, *FEW, "--ar-steps", 3, "--diffusion-steps", 12, "--seed", 5)
     result = json.loads((out / "result.json").read_text())
-    assert {"correct", "well_formed", "count_correct", "iterations", "response_tokens",
-            "ar_correct", "train_seconds", "steps", "device", "threads", "recipe", "preset",
-            "seed"} <= set(result)
-    said = dict(steps=6, recipe="ar-then-diffusion", preset="tiny", seed=5, evaluated=4)
+    assert {"correct", "count_correct", "iterations", "response_tokens", "ar_correct",
+            "correct_at_temperature_1", "correct_without_prefill", "train_seconds", "steps",
+            "device", "threads", "recipe", "preset", "seed"} <= set(result)
+    said = dict(steps=15, recipe="ar-then-diffusion", preset="tiny", seed=5, evaluated=4)
     assert said.items() <= result.items()
+    shares = result["mistakes"]  # the first thing wrong with each caption
+    assert set(shares) <= set(toy.MISTAKES) and sum(shares.values()) + result["correct"] == 1
+    scenes = toy.examples(toy.TOYS["tiny"], 4, 0, held_out=True, instruction=toy.DESCRIBE).scenes
+    objects = {str(len(scene)) for scene in scenes}
+    assert set(result["correct_by_objects"]) == objects
+    assert set(result["iterations_by_objects_and_exact"]) == objects
+    for mine, exact in result["iterations_by_objects_and_exact"].values():
+        assert mine >= 1 and 2 <= exact <= 48
     assert "samples.png" in capsys.readouterr().out
+
+    floor = {step: row[3:] for step, row in losses(out).items() if any(row[3:])}
+    assert list(floor) == [10, 15], "every 10 steps of diffusion, and after the last"
+    nats = [*map(float, floor[15])]
+    assert list(result["nats_above_floor"]) == ["all", *Floor.PARTS]
+    assert nats == pytest.approx([*result["nats_above_floor"].values()], abs=1e-5)
+    assert nats[0] > 0.5 and nats[0] < float(floor[10][0])
 
     before = {name: (out / name).read_bytes() for name in train.FILES}
     assert "--overwrite" in refused(capsys, "--out", out)
@@ -240,7 +272,25 @@ def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
     start("--out", out, *FEW, "--overwrite", "--recipe", "ar", "--ar-steps", 2)
     result = json.loads((out / "result.json").read_text())
     assert result["recipe"] == "ar" and result["correct"] == result["ar_correct"]
+    assert not {"nats_above_floor", "correct_at_temperature_1"} & set(result), "of diffusion"
     assert load(out / "mini_dimple.pt").origin["phase"] == "ar"
+
+
+def test_what_the_captions_leave_open_goes_with_the_weights(tmp_path, quick, capsys):
+    """Into the checkpoints, by which captions are graded; a resumed run has no other."""
+    out = tmp_path / "o"
+    words = ["--out", out, *FEW, "--ar-steps", 1, "--diffusion-steps", 1, "--wording", "three",
+             "--order", "free"]
+    start(*words)
+    for name in ("ar_phase.pt", "mini_dimple.pt"):
+        board = toy.of(load(out / name).origin)
+        assert board == toy.TOYS["tiny"]._replace(wording="three", order="free")
+    capsys.readouterr()
+    for option, value in (("--wording", "two"), ("--order", "reading")):
+        err = refused(capsys, "--out", out, "--resume", option, value)
+        assert f"{option} is {value} here, {words[words.index(option) + 1]} in" in err
+    usual = train.settings_from(train.parse([])[1])
+    assert (usual["wording"], usual["order"]) == ("two", "reading")
 
 
 def test_pure_diffusion_and_defaults_of_the_recipes():
@@ -288,7 +338,11 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     (["--holdout", "0.5"], "--data"), (["--data", "none"], "none: cannot be read as a folder"),
     (["--examples", "9", "--data", "none"], "--examples"), (["--examples", "0"], "--examples"),
     (["--evaluate", "-1"], "--evaluate"), (["--keep", "0"], "--keep"),
-    (["--keep", "5", "1001"], "--keep 1001: this run has steps 1 to 1000"),
+    (["--keep", "5", "1201"], "--keep 1201: this run has steps 1 to 1200"),
+    (["--wording", "four"], "--wording"), (["--order", "random"], "--order"),
+    (["--wording", "one", "--data", "none"], "--wording is for the toy set"),
+    (["--order", "free", "--data", "none"], "--order is for the toy set"),
+    (["--preset", "small", "--order", "free"], "--order free is for the preset tiny, not for small"),
     (["--recipe", "ar", "--ar-steps", "3", "--keep", "4"], "--keep 4: this run has steps 1 to 3"),
     (["--resume"], "does not exist"), (["--nonsense"], "--nonsense"),
     (["--device", "tpu"], "--device"),
@@ -427,7 +481,7 @@ def whole(tmp_path_factory):
     """A short run of both phases, its weights kept where each ended."""
     out = tmp_path_factory.mktemp("whole") / "o"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TRAINING["tiny"], "batch_size", 8)
+        hurry(patch)
         start("--out", out, *FEW, "--ar-steps", 7, "--diffusion-steps", 16, "--keep", 23, 7)
     return out
 
@@ -449,10 +503,11 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
         start(*words)
     wanted = {step: row for step, row in losses(whole).items() if row[0] == "diffusion"}
     assert losses(out) == wanted and len(wanted) == 16
+    assert [step for step, row in wanted.items() if row[-1]] == [10, 20, 23]
     assert same_weights(out / "mini_dimple.pt", whole / "mini_dimple.pt")
     assert not (out / "ar_phase.pt").exists()
     mine, theirs = (json.loads((path / "result.json").read_text()) for path in (out, whole))
-    for name in ("correct", "ar_correct", "iterations", "steps", "recipe"):
+    for name in ("correct", "ar_correct", "iterations", "nats_above_floor", "steps", "recipe"):
         assert mine[name] == theirs[name], name
     assert mine["ms_per_step"].keys() == {"diffusion"}
 
@@ -464,8 +519,12 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
     ("ar_phase.pt", ["--diffusion-steps", 0], "nothing to train"),
     ("ar_phase.pt", ["--recipe", "ar"], "--ar-phase: the recipe 'ar' does not begin with it"),
     ("ar_phase.pt", ["--recipe", "diffusion"], "--ar-phase: the recipe 'diffusion' does not"),
-    ("ar_phase.pt", ["--keep", 7], "--keep 7: this run has steps 8 to 607"),
-    ("ar_phase.pt", ["--keep", 608], "--keep 608: this run has steps 8 to 607"),
+    ("ar_phase.pt", ["--keep", 7], "--keep 7: this run has steps 8 to 807"),
+    ("ar_phase.pt", ["--keep", 808], "--keep 808: this run has steps 8 to 807"),
+    *(("ar_phase.pt", [*FEW, *words], "--ar-phase {}: is of other captions than this run; give the "
+       "--wording and --order that it was trained with") for words in (
+           ["--wording", "one"], ["--order", "free"])),
+    ("ar_phase.pt", ["--examples", 100], "--ar-phase {}: is of other data or another model"),
     ("log.csv", [], "{}: damaged, or not written by Mini-Dimple"), ("none.pt", [], "'{}'"),
 ])
 def test_what_a_run_cannot_begin_with(whole, tmp_path, capsys, weights, words, message):
@@ -477,7 +536,7 @@ def test_what_a_run_cannot_begin_with(whole, tmp_path, capsys, weights, words, m
 def test_an_ar_phase_of_other_data(whole, pictures, tmp_path, capsys):
     path = whole / "ar_phase.pt"
     err = refused(capsys, "--out", tmp_path / "o", "--ar-phase", path, "--data", pictures)
-    assert f"--ar-phase {path}: is of other data" in err and not (tmp_path / "o").exists()
+    assert f"--ar-phase {path}: is of other " in err and not (tmp_path / "o").exists()
 
 
 def test_the_preset_is_the_ar_phases(whole, tmp_path):
@@ -525,6 +584,7 @@ def test_a_run_without_evaluation(tmp_path, quick, pictures):
         result = json.loads((out / "result.json").read_text())
         assert quality not in result and result[f"ar_{quality}"] is None
         assert result["evaluated"] == 0 and result["steps"] == 3
+        assert ("nats_above_floor" in result) == (quality == "correct"), "known of the toy set"
         assert "figures" not in load(out / "mini_dimple.pt").origin
 
 

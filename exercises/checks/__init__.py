@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from data import toy
 from lab.checkpoint import SHIPPED, SHIPPED_AR, load
 from lab.evaluate import Scenes
 from rules import RuleError
@@ -65,9 +66,16 @@ def shipped(phase="diffusion"):
 
 @functools.cache
 def scenes(n):
-    """n held-out scenes: images, prompts, windows of masks, right responses, and a grader."""
+    """n held-out scenes: images, prompts, windows of masks, and a right response to each."""
     model, tokenizer = shipped()
     return Scenes(model.config, tokenizer, n, CPU)
+
+
+def count_right(texts):
+    """How many captions are right, of the first scenes, one of each."""
+    some = scenes(64)
+    return sum(toy.mistake(text, scene, some.board) is None
+               for text, scene in zip(texts, some.split.scenes))
 
 
 class Pass(NamedTuple):

@@ -4,11 +4,11 @@ import re
 
 import torch
 
-from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from exercises.checks import count_right, exercise, scenes, shipped, teach, teach_tensor
 
 __all__ = ["test_exercise"]
 CASES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>", "_ _ _ a large _ circle",
-         "the picture shows<end>", "", "_", "there is just a _ red"]
+         "the picture shows<end>", "", "_", "there is just a _ red", "i can see at"]
 
 
 def slow_window(template, length, tokenizer):
@@ -68,14 +68,16 @@ def answers(solution, some, rows, template):
 
 def check_the_wording_is_kept(solution):
     some, rows = scenes(64), list(range(32))
-    for template, pattern in (("here we find a _ _ _ in", r"here we find a \w+ \w+ \w+ in the "),
-                              ("there is just _ _ _ _ at", r"there is just a \w+ \w+ \w+ at the ")):
+    thing, place = r"a \w+ \w+ \w+", r"the \w+ \w+"
+    for template, pattern in (("here we find a _ _ _ in", f"here we find {thing} in {place}"),
+                              ("there is just _ _ _ _ at", f"there is just {thing} at {place}"),
+                              ("i can see at", f"i can see at {place} {thing}")):
         texts = answers(solution, some, rows, template)
         for text in texts:
             teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is "
                   "given belongs into the window, where it cannot change (a prompt is only "
                   "advice), and the window is as long as model.config.window.")
-        right = sum(some.grade(texts)[0])
+        right = count_right(texts)
         teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right, for "
               f"example {texts[0]!r}. Is each picture decoded with its own image and prompt?")
 
@@ -83,12 +85,12 @@ def check_the_wording_is_kept(solution):
 def check_a_length_can_be_given(solution):
     some = scenes(64)
     rows = [i for i, scene in enumerate(some.split.scenes) if len(scene) == 1]
-    texts = answers(solution, some, rows, "i can see a _ _ _ at the _ _<end>")
-    for row, text in zip(rows, texts):
-        thing = some.split.scenes[row][0]
-        teach(text == "i can see " + some.board.phrase(thing, "at"),
-              f"A picture of one object, with the length given, came out as {text!r}; it shows "
-              f"{some.board.phrase(thing, 'at')!r}.")
+    templates = "i can see a _ _ _ at the _ _<end>", "i can see at the _ _ a _ _ _<end>"
+    for wording, template in enumerate(templates):
+        for row, text in zip(rows, answers(solution, some, rows, template)):
+            phrase = some.board.phrase(some.split.scenes[row][0], "at", wording)
+            teach(text == f"i can see {phrase}", f"A picture of one object, with the length given, "
+                  f"came out as {text!r}; it shows {phrase!r}.")
 
 
 test_exercise = exercise(check_windows, check_the_wording_is_kept, check_a_length_can_be_given)
