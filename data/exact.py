@@ -84,7 +84,7 @@ class Exact:
             wrong = (tokens != self.mask_id)[:, None, None] & (
                 here != tokens[:, None, None])
             score = log_odds[:, None].double().expand(-1, 2, -1, -1).scatter_add(
-                3, place, wrong.double() * math.log(EPSILON))                             # (B, 2, A, S)
+                3, place, wrong.double() * math.log(EPSILON))                 # (B, 2, A, S)
             evidence, within = score.logsumexp(2), score.softmax(2)
             if self.toy.order == "free" and objects.any():
                 evidence, within = shared_out(score, objects, len(WORDINGS[self.toy.wording]))
@@ -140,9 +140,10 @@ def fewest_passes(toy, objects):
 
     Enough: pass 1 commits all that never varies (joints, end), the opening's first word, and each
     phrase's second, by which its wording is known ("large", "the", "top"), but not the preposition;
-    these are drawn independently. Pass 2 commits the rest, but of the prepositions only one: nothing
-    else is open. Pass 3 commits the other prepositions. A single object has one preposition, and one
-    wording puts them in known places, so that pass 1 can take one: pass 3 is not needed.
+    these are drawn independently. Pass 2 commits the rest, but of the prepositions only one:
+    nothing else is open. Pass 3 commits the other prepositions. A single object has one
+    preposition, and one wording puts them in known places, so that pass 1 can take one: pass 3 is
+    not needed.
 
     Needed: an opening's words are each other's functions, so one pass can commit one of them, and
     never all. Of several phrases in several wordings, pass 1 (which knows nothing) can commit one

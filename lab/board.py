@@ -210,10 +210,11 @@ def mark_front(rows):
 
 def measure(args, device, mine, chosen, broken):
     """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; which
-    were kept from an earlier run; the fewest passes, in words. Rules that fail go into `broken`, text -> error; if none is left,
+    were kept from an earlier run, and whether that was on this machine; the fewest passes, in
+    words. Rules that fail go into `broken`, text -> error; if none is left,
     the first is raised."""
     wanted = setting(args, device)
-    kept = kept_rows(None if args.write else wanted)
+    kept = kept_rows(wanted)
     weights, look = load_weights(args, device), resolve_look(args.look)
     config = weights.models["trained"].config
     scenes = Scenes(config, weights.tokenizer, args.scenes, device, weights.board, args.length)
@@ -244,8 +245,9 @@ def measure(args, device, mine, chosen, broken):
         raise next(iter(broken.values()))  # a look that fails under every rule, say
     ar = kept.get("ar") or measuring.ar()
     if args.write and wanted and not mine and not args.only:
-        state = dict(setting=wanted, base=base, rows=new, ar=ar,
-                     stamps={text: stamp(text) for text in new})
+        every = {text: found for text, found in {**kept["rows"], **new}.items() if text in RULES}
+        state = dict(setting=wanted, where=where(device), base=base, rows=every, ar=ar,
+                     stamps={text: stamp(text) for text in every})
         write(KEPT, lambda file: file.write((json.dumps(state) + "\n").encode()))
     mark_front(rows)
     rows.sort(key=lambda row: (BLOCKS.index(row["block"]), row["passes"]))
@@ -254,7 +256,8 @@ def measure(args, device, mine, chosen, broken):
     fewest = "" if weights.board.order == "free" else (
         f" ({statistics.fmean(fewest_passes(weights.board, n) for n in scenes.objects):.2f} passes "
         "always suffice, and fewer do not)")
-    return [*rows, baseline | ar], [text for text in chosen if text not in new], fewest
+    old = [text for text in chosen if text not in new]
+    return [*rows, baseline | ar], old, kept.get("where") == where(device), fewest
 
 
 # ---------------------------------------------------------------- what is printed and drawn
@@ -282,8 +285,8 @@ def cells(row, sampled, times):
 
 def tables(rows, broken, mine, old, fewest):
     """The board in Markdown: a table for each block. Times of `old` rules, which were kept from
-    another run, cannot be compared with those of this one, and are left out. `fewest`: passes that
-    always suffice."""
+    another machine, cannot be compared with those of this one, and are left out. `fewest`: passes
+    that always suffice."""
     parts = []
     for block, about in zip(BLOCKS, (
             f"On the exact posterior, the perfect model{fewest}", "On the trained weights",
@@ -356,7 +359,7 @@ def board(args, device, command):
             broken[text] = error
     if broken and len(broken) == len(set(mine)) + len(args.only or []):
         raise next(iter(broken.values()))
-    rows, old, fewest = measure(args, device, mine, chosen, broken)
+    rows, old, here, fewest = measure(args, device, mine, chosen, broken)
     seconds = time.perf_counter() - start
     said = (f"{args.scenes} held-out scenes, look {args.look}; {seconds:.0f} s. Fully right: "
             f"greedy, with Wilson's 95% interval over scenes. ● on the front: at most "
@@ -365,9 +368,9 @@ def board(args, device, command):
             "the model once, a rule's own looks counted. Won, lost: scenes that only this rule, or "
             f"only `{BASE}`, has right. Mistakes: greedy, from 0.5% on.")
     if old:
-        said += (f" {len(old)} rules as kept in {KEPT.relative_to(ROOT)}, without their times "
-                 "(of another run); --write measures all anew.")
-    text = f"{said}\n\n{tables(rows, broken, mine, old, fewest)}"
+        said += (f" {len(old)} rules as {KEPT.relative_to(ROOT)} keeps them, "
+                 f"{'of earlier runs' if here else 'without their times, of another machine'}.")
+    text = f"{said}\n\n{tables(rows, broken, mine, [] if here else old, fewest)}"
     print(f"{where(device)}; {text}")
     weak = args.picture.with_name(f"{args.picture.stem}_weak{args.picture.suffix}")
     draw(args.picture, rows[:-1], "trained")

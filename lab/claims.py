@@ -520,7 +520,8 @@ def measure_ranks(lab, plan):
     same = [f"{a} and {b}" for (a, b), one in apart.items() if not any(one)]
     text = (f"Weights after {step} steps. Of the 45 pairs of ten rules ({', '.join(TEN)}), paired "
             f"scene by scene (sign test, 5% over 45 pairs and two looks at each): {either} differ, "
-            f"{both[0]} in the share right, {both[1]} in passes. Alike: {'; '.join(same) or 'none'}.")
+            f"{both[0]} in the share right, {both[1]} in passes. Alike: "
+            f"{'; '.join(same) or 'none'}.")
     if len(lab.seeds(FEW)) > 1:
         for what, of in (("share right", 0), ("passes", 1)):
             lists = [[statistics.fmean(found[seed, name][of]) for name in RULES]

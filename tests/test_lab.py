@@ -277,8 +277,8 @@ def test_the_board_through_a_look_of_ones_own(tmp_path, capsys, monkeypatch):
 
 @pytest.fixture
 def keeping(tmp_path, monkeypatch, capsys):
-    """-> keeping(*words): of a board of two rules its rows, its words, and which were measured; what
-    --write keeps goes elsewhere than into the repository."""
+    """-> keeping(*words): of a board of two rules its rows, its words, and which were measured;
+    what --write keeps goes elsewhere than into the repository."""
     monkeypatch.setattr(board, "RULES", ("confident:0.9", "maskgit:12"))
     (tmp_path / "rules").symlink_to(ROOT / "rules")
     (tmp_path / "results.md").write_text("<!-- rules -->\nold\n<!-- end of rules -->\n")
@@ -308,13 +308,19 @@ def times(said, rule):
 def test_a_board_that_is_kept_is_not_measured_again(keeping, tmp_path):
     (tmp_path / "mine.py").write_text("rule = lambda step: step.masked")
     rows, said, done = keeping("--write")
-    assert done == ["confident:0.9", "maskgit:12"] and "as kept" not in said
+    assert done == ["confident:0.9", "maskgit:12"] and "keeps them" not in said
     assert all(times(said, "maskgit:12")) and (tmp_path / "rules_weak.png").exists()
     text = (tmp_path / "results.md").read_text()
     assert "| `maskgit:12` |" in text and "old" not in text
     again, said, done = keeping()
     assert again == rows and not done
-    assert "2 rules as kept in board.json, without their times" in said
+    assert "2 rules as board.json keeps them, of earlier runs" in said
+    assert all(times(said, "maskgit:12") + times(said, "confident:0.9"))
+    kept = json.loads((tmp_path / "board.json").read_text())
+    (tmp_path / "board.json").write_text(json.dumps(kept | {"where": "elsewhere"}))
+    again, said, done = keeping()
+    assert again == rows and not done
+    assert "2 rules as board.json keeps them, without their times, of another machine" in said
     assert times(said, "maskgit:12") == times(said, "confident:0.9") == ["", ""]
     again, said, done = keeping("--rule", tmp_path / "mine.py", "--rule", "maskgit:12")
     assert done == ["mine", "maskgit:12"], "a reader's are measured anew"

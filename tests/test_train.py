@@ -342,7 +342,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     (["--wording", "four"], "--wording"), (["--order", "random"], "--order"),
     (["--wording", "one", "--data", "none"], "--wording is for the toy set"),
     (["--order", "free", "--data", "none"], "--order is for the toy set"),
-    (["--preset", "small", "--order", "free"], "--order free is for the preset tiny, not for small"),
+    (["--preset", "small", "--order", "free"], "--order free is for the preset tiny, not"),
     (["--recipe", "ar", "--ar-steps", "3", "--keep", "4"], "--keep 4: this run has steps 1 to 3"),
     (["--resume"], "does not exist"), (["--nonsense"], "--nonsense"),
     (["--device", "tpu"], "--device"),
