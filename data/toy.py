@@ -31,7 +31,7 @@ PREPOSITIONS = ("at", "in")
 # so that no tie is decided by the lowest id.
 PHRASES = ("a {thing} {preposition} {place}", "{preposition} {place} a {thing}",
            "{place} has a {thing}")
-WORDINGS = {"one": (1.0,), "two": (0.55, 0.45), "three": (0.4, 0.35, 0.25)}  # odds of PHRASES
+WORDINGS = {"one": (1.0,), "two": (0.55, 0.45), "three": (0.4, 0.35, 0.25)}  # their odds
 ORDERS = ("reading", "free")  # of the objects: free draws one for each caption
 MISTAKES = ("opening", "phrase mangled", "preposition mixed", "doubled", "wrong attribute",
             "missing", "out of order", "no end")
@@ -60,9 +60,16 @@ class Toy(NamedTuple):
     wording: str = "two"
     order: str = "reading"
 
+    @property
+    def phrases(self):
+        """The wordings of an object, in the order of their odds. Where objects come in any order
+        the place comes first: it says which of them is meant."""
+        first = PHRASES if self.order == "reading" else (PHRASES[1], PHRASES[0], PHRASES[2])
+        return first[:len(WORDINGS[self.wording])]
+
     def phrase(self, thing, preposition, wording=0):
-        """An object in words; `wording`: which of PHRASES."""
-        return PHRASES[wording].format(
+        """An object in words; `wording`: which of its `phrases`."""
+        return self.phrases[wording].format(
             thing=f"{thing.size} {thing.colour} {thing.shape}", preposition=preposition,
             place=self.place(thing.row, thing.column))
 
@@ -145,7 +152,7 @@ def draw(scene, toy, rng, scale=4):
 # ---------------------------------------------------------------- captions and their grader
 
 def caption(scene, toy, opening, preposition, wordings):
-    """The scene in words, its objects in the order given; `wordings`: which of PHRASES for each."""
+    """The scene in words, its objects in the order given; `wordings`: one for each."""
     phrases = [toy.phrase(thing, preposition, k) for thing, k in zip(scene, wordings)]
     return opening + " and ".join(filter(None, [", ".join(phrases[:-1]), phrases[-1]]))
 
@@ -177,7 +184,7 @@ def read(text, toy):
              f"(?P<shape>{'|'.join(SHAPES)})")
     patterns = [re.compile(phrase.format(thing=thing, place=f"(?P<place>{'|'.join(places)})",
                                          preposition=f"(?P<by>{'|'.join(PREPOSITIONS)})"))
-                for phrase in PHRASES[:len(WORDINGS[toy.wording])]]
+                for phrase in toy.phrases]
     stated, prepositions = [], set()
     for phrase in [*(front[0].split(", ") if front else []), last]:
         match = next(filter(None, (pattern.fullmatch(phrase) for pattern in patterns)), None)

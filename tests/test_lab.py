@@ -305,7 +305,7 @@ def times(said, rule):
     return [cell.strip() for cell in line.split("|")[-3:-1]]
 
 
-def test_a_board_that_is_kept_is_not_measured_again(keeping, tmp_path):
+def test_a_board_that_is_kept_is_not_measured_again(keeping, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text("rule = lambda step: step.masked")
     rows, said, done = keeping("--write")
     assert done == ["confident:0.9", "maskgit:12"] and "keeps them" not in said
@@ -333,8 +333,12 @@ def test_a_board_that_is_kept_is_not_measured_again(keeping, tmp_path):
                    if same and name != "front" or name in ("right", "passes", "won", "mistakes"))
     before = (tmp_path / "board.json").read_bytes()
     assert keeping("--scenes", "2")[2] == ["confident:0.9", "maskgit:12"]
-    assert keeping("--write", "--only", "maskgit:12")[2] == ["confident:0.9", "maskgit:12"]
-    assert (tmp_path / "board.json").read_bytes() == before, "only the whole board is kept"
+    for words in (["--only", "maskgit:24"], ["--rule", "maskgit:24"]):
+        assert keeping("--write", *words)[2] == ["maskgit:24"]
+    assert (tmp_path / "board.json").read_bytes() == before, "no other board is kept"
+    monkeypatch.setattr(board, "RULES", ("confident:0.9", "maskgit:24"))
+    assert keeping("--write")[2] == ["maskgit:24"], "what is missing is added, the rest goes"
+    assert set(json.loads((tmp_path / "board.json").read_text())["rows"]) == set(board.RULES)
 
 
 def test_what_is_kept_goes_with_the_code_the_weights_and_the_scenes(tmp_path, monkeypatch):

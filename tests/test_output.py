@@ -185,7 +185,7 @@ def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, caps
         raise KeyboardInterrupt
     monkeypatch.setattr(Dimple, "score", pressed)
     for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]),
-                        (lab, ["rules", "--picture", tmp_path / "x.png"])):
+                        (lab, ["rules", "--only", "klass:0.8", "--picture", tmp_path / "x.png"])):
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         assert end.value.code == 130 and "stopped" in capsys.readouterr().err

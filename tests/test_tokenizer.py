@@ -43,7 +43,7 @@ def test_special_tokens_decode_to_nothing_and_any_ids_decode_to_something():
         t.decode([t.vocab_size])
 
 
-@pytest.mark.parametrize("preset, wording", itertools.product(toy.TOYS, toy.WORDINGS))
+@pytest.mark.parametrize("preset, wording", [*itertools.product(toy.TOYS, toy.WORDINGS)])
 def test_every_word_of_the_toy_grammar_is_one_token(preset, wording):
     """Of its openings, too: `data.exact` needs captions of one length."""
     split = toy.examples(toy.TOYS[preset]._replace(wording=wording), 1500, 0, held_out=False)
