@@ -127,7 +127,9 @@ def test_a_caption_shown_word_by_word_in_any_order_has_its_odds(order):
         kinds = Counter()
         for phrase in text.split(" ", 3)[3].replace(" and ", ", ").split(", "):
             words = phrase.split()
-            kinds[1 if words[0] in toy.PREPOSITIONS else 0 if words[0] == "a" else 2] += 1
+            place_first, last = (0, 1) if order == "free" else (1, 0)
+            kinds[place_first if words[0] in toy.PREPOSITIONS else
+                  last if words[0] == "a" else 2] += 1
         odds = math.prod(toy.WORDINGS["three"][k] ** n for k, n in kinds.items())
         odds /= len(toy.OPENINGS) * (2 if kinds[0] + kinds[1] else 1)
         if order == "free":
