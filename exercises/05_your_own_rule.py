@@ -2,9 +2,9 @@
 
 A decoding rule says which masked positions to commit in this iteration. On the checker's 60 scenes
 a fixed count (`maskgit:2`: the two most confident) takes 24 passes and has 90% right;
-`confident:0.9` takes 10.8, two for each open choice, and has 98% right. First beat the fixed count.
-Then be as right as `confident:0.9`, but for two scenes at most, in at most 7 passes on average. (A
-further look at the model, `step.look`, is a pass.)
+`confident:0.9` takes 10.8, about two for each open choice, and has 98% right. First beat the fixed
+count. Then be as right as `confident:0.9`, but for two scenes at most, in at most 7 passes on
+average. (A further look at the model, `step.look`, is a pass.)
 
 Watch where the iterations go, before you start:   python sample.py --seed 9
 A bold threshold alone does not work: `--rule confident:0.5` mixes an object's two wordings. Why?

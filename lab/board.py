@@ -35,7 +35,7 @@ WAYS = {"greedy": 0.0, "sampled": 1.0}  # temperature
 WORSE = 0.02  # than one token at a time: too much for the front
 KEPT = ROOT / "weights" / "board.json"
 CODE = ("mini_dimple.py", "tokenizer.py", "data/*.py", "rules/__init__.py", "lab/evaluate.py",
-        "lab/board.py")
+        "lab/intervals.py", "lab/board.py")
 N_SCENES = 300
 
 
@@ -178,18 +178,18 @@ def setting(args, device):
         hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in paths]) if usual else None
 
 
-def kept_rows(wanted, path=None):
-    """-> what `path` keeps for this setting and this code: {"base": .., "rows": {rule: rows}}."""
+def kept_rows(wanted):
+    """-> what `KEPT` has for this setting and this code: {"base": .., "rows": {rule: rows}}."""
     nothing = dict(setting=wanted, base={}, rows={}, stamps={})
     try:
-        kept = json.loads((path or KEPT).read_text("utf-8"))
+        kept = json.loads(KEPT.read_text("utf-8"))
         if wanted is None or kept["setting"] != wanted or kept["stamps"][BASE] != stamp(BASE):
             return nothing
-    except (OSError, ValueError, KeyError):
+        rows = {rule: rows for rule, rows in kept["rows"].items()
+                if kept["stamps"][rule] == stamp(rule)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return nothing
-    kept["rows"] = {rule: rows for rule, rows in kept["rows"].items()
-                    if kept["stamps"][rule] == stamp(rule)}
-    return kept
+    return kept | dict(rows=rows)
 
 
 def mark_front(rows):
@@ -215,6 +215,9 @@ def measure(args, device, mine, chosen, broken):
     the first is raised."""
     wanted = setting(args, device)
     kept = kept_rows(wanted)
+    here = kept.get("where") == where(device)
+    if args.write and not here:  # nothing of another machine goes under this one's name
+        kept = kept_rows(None)
     weights, look = load_weights(args, device), resolve_look(args.look)
     config = weights.models["trained"].config
     scenes = Scenes(config, weights.tokenizer, args.scenes, device, weights.board, args.length)
@@ -256,8 +259,10 @@ def measure(args, device, mine, chosen, broken):
     fewest = "" if weights.board.order == "free" else (
         f" ({statistics.fmean(fewest_passes(weights.board, n) for n in scenes.objects):.2f} passes "
         "always suffice, and fewer do not)")
-    old = [text for text in chosen if text not in new]
-    return [*rows, baseline | ar], old, kept.get("where") == where(device), fewest
+    old = [text for text in chosen if text not in new and text not in broken]
+    if "ar" in kept and not here:
+        ar = {key: value for key, value in ar.items() if not key.startswith("ms_")}
+    return [*rows, baseline | ar], old, here, fewest
 
 
 # ---------------------------------------------------------------- what is printed and drawn

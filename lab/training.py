@@ -53,6 +53,10 @@ def prepare(settings):
         test = toy.examples(board, n, 0, held_out=True, instruction=toy.DESCRIBE)
         tokenizer = Tokenizer.train(train.texts + train.prompts)
         prompts = [toy.DESCRIBE, toy.COUNT]
+        longest = max(len(tokenizer.encode(text)) for text in train.texts + test.texts)
+        if longest >= window:
+            raise ValueError(f"--examples {settings['examples']}: too few to learn the toy's words "
+                             f"from; its captions come to {longest} tokens, and {window - 1} fit")
     config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,
                     prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
     origin = dict(trained_on="pictures" if settings["data"] else preset,

@@ -155,7 +155,7 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
      "    while step.masked.any():\n        step.tokens = step.commit(step.confidence > 0.9)\n"
      "        step.masked = step.tokens == step.mask_id\n"
      "        step.score(step.look(step.tokens))\n    return step.tokens\n    sure = ",
-     "Look at a trace"),
+     "Too slow.*look of the rule's own"),
     ("05", "0.9", "missing", "NameError"),
     ("06", "prefix.shape[1] - 1", "prefix.shape[1]", "keeps the last prompt token"),
     ("06", "[(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]", "cache",

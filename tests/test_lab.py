@@ -248,6 +248,7 @@ def test_bad_files_are_rows_that_say_what_is_wrong(tmp_path, capsys, monkeypatch
     assert {key[0] for key in by_key(figures)} == {
         "good", "confident:0.9", "AR phase, greedy, KV cache"}
     assert sum("error" in row for row in figures) == 1 + len(BAD)
+    assert "keeps them" not in out
     parts = [[line for line in part.splitlines() if line.startswith("| `")]
              for part in out.split(":\n\n| rule")[1:]]
     assert [len(rows) for rows in parts] == [len(BAD) + n for n in (3, 4, 3)]

@@ -606,3 +606,13 @@ def test_compile(pictures, tmp_path):
     # the same gradients, too; later steps amplify the rounding
     assert a[:4] == pytest.approx(b[:4], rel=0.005)
     assert len(a) == len(b) and b[-1] < b[0]
+
+
+def test_a_few_examples_train_without_the_floor_fewer_are_refused(tmp_path, capsys):
+    few = ["--evaluate", "4", "--ar-steps", "1", "--diffusion-steps", "2", "--device", "cpu"]
+    train.main(["--out", str(tmp_path / "a"), "--examples", "7", *few])
+    assert "the loss above its floor is not measured" in capsys.readouterr().out
+    result = json.loads((tmp_path / "a" / "result.json").read_text())
+    assert "nats_above_floor" not in result and "correct_at_temperature_1" in result
+    words = refused_by(train.main)(capsys, "--out", tmp_path / "b", "--examples", "5", *few)
+    assert "--examples 5: too few to learn the toy's words from" in words

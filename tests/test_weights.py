@@ -26,7 +26,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def scenes(shipped):
-    return Scenes(shipped[0].model.config, shipped[0].tokenizer, 200, CPU)
+    return Scenes(shipped[0].model.config, shipped[0].tokenizer, 100, CPU)
 
 
 def figures(model, scenes, rule="confident:0.9", temperature=0.0):

@@ -55,7 +55,8 @@ def check_beats_fixed_counts(solution):
           "place), each position picks for itself, and they mix. Commit one of them and let the "
           "others see it.")
     teach(passes < count_passes / 2,
-          mine + "Too slow: commit all that is sure at once, however many that are.")
+          mine + "Too slow: commit all that is sure at once, however many that are. (A look of the "
+          "rule's own, step.look, is a pass, too.)")
 
 
 def check_as_right_in_fewer_passes_than_confident(solution):
