@@ -218,8 +218,9 @@ def of_diffusion(model, pictures, board, found):
                       bar="sampling")
     plain = caption(default_way(model, pictures, "diffusion", full), pictures,
                     bar="without prefilling")
-    figures = dict(correct_at_temperature_1=correct(sampled), correct_without_prefill=correct(plain),
-                   prefill_speedup=plain.seconds / found.seconds)
+    figures = dict(
+        correct_at_temperature_1=correct(sampled), correct_without_prefill=correct(plain),
+        prefill_speedup=plain.seconds / found.seconds)
     try:
         scenes = Exact(split.scenes, split.prompts, board, pictures.tokenizer)
     except ValueError:  # a tokenizer of a few examples
