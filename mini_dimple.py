@@ -19,7 +19,7 @@ The sequence, and below it what each state scores: the next token (token shift, 
         red x x x x x x                              [M] x x x x x x
 
 Decoding: all that the picture settles at once, what is open one choice at a time (in brackets what
-a pass commits):
+a pass commits; here every object has one wording):
 
      pass 1   _    _    _   [a] [red] [circle]   _   [the] [left] [<eos>]
      pass 2   _    _    _    a   red   circle  [at]   the   left   <eos>

@@ -28,7 +28,7 @@ CELL_PX = 16
 OPENINGS = ("i can see ", "there is just ", "here we find ", "the picture shows ")
 PREPOSITIONS = ("at", "in")
 # One object in words, each of one length, too; its wording is drawn for it alone. Odds are unequal,
-# so that no tie is decided by the lowest id.
+# so that no tie between wordings is decided by the lowest id.
 PHRASES = ("a {thing} {preposition} {place}", "{preposition} {place} a {thing}",
            "{place} has a {thing}")
 WORDINGS = {"one": (1.0,), "two": (0.55, 0.45), "three": (0.4, 0.35, 0.25)}  # their odds

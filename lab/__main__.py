@@ -1,7 +1,8 @@
 """Measure Mini-Dimple: `python -m lab rules` compares decoding rules, `speed` times decoding and
 training, `claims` puts the paper's claims to the test.
 
-Every figure of a table comes out of one run, so that its rows can be compared."""
+Figures of one table come from one run or, on the board, from runs of the same code on one
+machine, so that its rows can be compared."""
 import argparse
 import json
 import shlex
@@ -89,7 +90,7 @@ def parse(argv=None):
     option("--seeds", type=seeds, default=5, metavar="N", help="train with seeds 0 to N - 1 at "
            "most (default: 5); most models have fewer")
     option("--jobs", type=positive, default=1, metavar="N",
-           help="trainings at once (default: 1; a large GPU takes 6)")
+           help="trainings at once (default: 1; a large GPU takes 8)")
     option("--scenes", type=positive, default=300, metavar="N", help="held-out (default: 300)")
     option("--quick", action="store_true",
            help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
