@@ -3,6 +3,7 @@ import random
 import pytest
 import torch
 
+from lab.evaluate import Floor
 from lab.trace import Trace
 from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
 
@@ -15,6 +16,14 @@ def compiled_here(tmp_path_factory):
     instruction set (ATEN_CPU_CAPABILITY) has written, entries are taken, and crash."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_scenes_for_the_floor():
+    """500 scenes, as a run takes them, would be most of a test's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Floor.__init__, "__defaults__", (50,))
         yield
 
 

@@ -499,9 +499,9 @@ def test_the_public_loop_on_the_shipped_weights():
     """Batch 1, with the MaskGIT fallback: confident decoding, token for token, pass for pass.
     Over a flattened batch of 32: another thing."""
     model, tokenizer, _ = load(SHIPPED)
-    scenes = evaluate.Scenes(model.config, tokenizer, 100, torch.device("cpu"))
+    scenes = evaluate.Scenes(model.config, tokenizer, 40, torch.device("cpu"))
     public, flat = resolve("dimple_public:0.9"), resolve("dimple_public:threshold=0.9,flat=1")
-    for b in range(100):
+    for b in range(40):
         one = scenes[b:b + 1]
         mine, theirs = (evaluate.decoded(model, one, rule) for rule in (confident(0.9), public))
         assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.passes, theirs.passes)

@@ -21,12 +21,13 @@ from mini_dimple import Dimple
 QUICK = ["--ar-steps", "7", "--diffusion-steps", "16", "--evaluate", "2"]
 COMMANDS = [["rules"], ["speed", "decode"], ["speed", "training"], ["claims"]]
 FEW = ("import lab.training, train; train.SAVE_EVERY = 5; "
+       "train.Floor.__init__.__defaults__ = (20,); "
        "lab.training.TRAINING['tiny'].update(examples=100, batch_size=8); train.main()")
 RULES = ["-m", "lab", "rules"]
 SCRIPTS = {  # each prints more than one line
     "sample": [ROOT / "sample.py", "--seed", "1"],
     "train": ["-c", FEW, *QUICK, "--out", "o"],
-    "lab": [*RULES, "--scenes", "1", "--rule", "confident:0.9", "--picture", "x.png"],
+    "lab": [*RULES, "--scenes", "1", "--only", "confident:0.9", "--picture", "x.png"],
     "help": [*RULES, "--help"],
 }
 
@@ -185,7 +186,7 @@ def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, caps
         raise KeyboardInterrupt
     monkeypatch.setattr(Dimple, "score", pressed)
     for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]),
-                        (lab, ["rules", "--only", "klass:0.8", "--picture", tmp_path / "x.png"])):
+                        (lab, ["rules", "--scenes", 2, "--picture", tmp_path / "x.png"])):
         with pytest.raises(SystemExit) as end:
             main([str(word) for word in words])
         assert end.value.code == 130 and "stopped" in capsys.readouterr().err
