@@ -463,6 +463,7 @@ def test_the_model_is_left_as_it_was():
     assert torch.equal(seen[0][0].window, some.windows[0])
 
 
+@pytest.mark.slow
 def test_what_a_student_sees(tmp_path):
     """The course's command, on a stub, a mistake, an exception and a right answer: one lesson each,
     no traceback."""

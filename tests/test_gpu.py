@@ -119,6 +119,7 @@ def losses(out):
     return [float(line.split(",")[2]) for line in (out / "log.csv").read_text().splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):
     words = [*quick, "--ar-steps", "6", "--diffusion-steps", "8"]
     train.main([*words, "--out", str(tmp_path / "whole")])

@@ -745,6 +745,7 @@ def test_nats_by_seed():
     assert nats_gap([0.02], [0.01]) == "", "one seed says nothing of the others"
 
 
+@pytest.mark.slow
 def test_training_runs_to_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(speed.TRAINING["tiny"], "batch_size", 8)
     written = tmp_path / "f.json"

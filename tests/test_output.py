@@ -69,6 +69,7 @@ def test_a_reader_who_leaves_later_loses_no_step(tmp_path, quick, monkeypatch, c
     assert torch.load(tmp_path / "o" / "last.pt", weights_only=True)["step"] == 7
 
 
+@pytest.mark.slow
 def test_every_script_writes_into_a_notebooks_stream(tmp_path, quick):
     def said(main, *words):
         with contextlib.redirect_stdout(io.StringIO()) as stream:
@@ -82,6 +83,7 @@ def test_every_script_writes_into_a_notebooks_stream(tmp_path, quick):
         assert end.value.code == 0 and "--device" in stream.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", pytest.param("utf-8", marks=pytest.mark.slow)])
 def test_a_terminal_that_cannot_show_a_name_or_a_caption(encoding, tmp_path):
     """As in a container without a locale, where a file's name is bytes that its encoding does not
@@ -109,6 +111,7 @@ def failed(capsys, *words):
     return err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, said", [
     ("last.pt", "no checkpoint yet"), ("ar_phase.pt", "last.pt (step 7)"),
     ("mini_dimple.pt", "last.pt (step 23)"), ("result.json", "last.pt (step 23)")])
@@ -192,6 +195,7 @@ def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, caps
         assert end.value.code == 130 and "stopped" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder(tmp_path, quick, capsys):
     refused, out = refused_by(train.main), tmp_path / "a" / "o"
     with train.taken(out):

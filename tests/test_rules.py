@@ -118,6 +118,7 @@ def test_a_rule_that_draws_is_not_compared(source, tmp_path):
         ALONE(f"{tmp_path}/mine.py", 0)
 
 
+@pytest.mark.slow
 def test_the_option_checks_its_files_and_nothing_else(tmp_path):
     (tmp_path / "mine.py").write_text("def rule(step, k=3):\n"
                                       "    return step.confidence > step.confidence.mean()\n")

@@ -88,6 +88,7 @@ def start(*words):
 refused = refused_by(train.main)
 
 
+@pytest.mark.slow
 def test_a_handful_of_scenes_is_overfitted_through_both_phases():
     """The whole method in one loop: AR phase, greedy decoding right; diffusion phase, confident
     decoding right."""
@@ -444,6 +445,7 @@ def test_batches_are_a_function_of_the_step_and_windows_vary():
         assert torch.equal(response, bare(step, "ar")[2])
 
 
+@pytest.mark.slow
 def test_options_of_the_diffusion_phase_reach_it(tmp_path, quick, monkeypatch):
     """Each option changes the diffusion phase and leaves the AR phase before it as it was;
     --complementary keeps the cost of a step."""

@@ -63,7 +63,7 @@ def test_accuracy_on_held_out_scenes(shipped, scenes):
 
 def test_the_loss_is_almost_at_its_floor(shipped, scenes):
     model, tokenizer, _ = shipped[0]
-    above = Floor(scenes.board, model.config, tokenizer, CPU)(model)
+    above = Floor(scenes.board, model.config, tokenizer, CPU, n=500)(model)
     assert 0 < above["all"] < 0.003
     assert above == pytest.approx(RESULT["nats_above_floor"], abs=0.0005)
 
