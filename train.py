@@ -383,7 +383,8 @@ class Run:
         now = time.perf_counter()
         rate = len(losses) * self.batches.batch_size / (now - self.clock)
         self.seconds[phase] = self.seconds.get(phase, 0.0) + now - self.clock
-        seconds, above = round(sum(self.seconds.values()), 3), []
+        seconds, nothing = round(sum(self.seconds.values()), 3), [""] * (1 + len(Floor.PARTS))
+        above = nothing
         if phase == "diffusion" and self.floor and (
                 self.step % FLOOR_EVERY == 0 or self.step == sum(
                     self.settings[f"{name}_steps"] for name in ("ar", "diffusion"))):
@@ -397,9 +398,8 @@ class Run:
             for (step, _, lr), loss in zip(self.pending, losses):
                 if not math.isfinite(loss):
                     raise NotFinite(f"the loss is {loss} at step {step}")
-                more = above if step == self.step else []
-                more = more + [""] * (len(Floor.PARTS) + 1 - len(more))
-                writer.writerow([step, phase, loss, lr, round(rate, 1), seconds, *more])
+                writer.writerow([step, phase, loss, lr, round(rate, 1), seconds,
+                                 *(above if step == self.step else nothing)])
         self.bar.set_description_str(phase, refresh=False)
         self.bar.set_postfix_str(f"loss {losses[-1]:.3f}, lr {lr:.1e}, {rate:.0f} images/s")
         self.bar.update(len(losses))

@@ -178,6 +178,11 @@ def setting(args, device):
         hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in paths]) if usual else None
 
 
+def untimed(row):
+    """A row without its times: another machine's cannot be compared with this one's."""
+    return {key: value for key, value in row.items() if not key.startswith("ms_")}
+
+
 def kept_rows(wanted):
     """-> what `KEPT` has for this setting and this code: {"base": .., "rows": {rule: rows}}."""
     nothing = dict(setting=wanted, base={}, rows={}, stamps={})
@@ -211,13 +216,15 @@ def mark_front(rows):
 def measure(args, device, mine, chosen, broken):
     """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; which
     were kept from an earlier run, and whether that was on this machine; the fewest passes, in
-    words. Rules that fail go into `broken`, text -> error; if none is left,
-    the first is raised."""
+    words. Rules that fail go into `broken`, text -> error; if none is left, the first is raised."""
     wanted = setting(args, device)
     kept = kept_rows(wanted)
     here = kept.get("where") == where(device)
     if args.write and not here:  # nothing of another machine goes under this one's name
         kept = kept_rows(None)
+    elif not here and kept["rows"]:
+        kept["ar"] = untimed(kept["ar"])
+        kept["rows"] = {rule: [*map(untimed, found)] for rule, found in kept["rows"].items()}
     weights, look = load_weights(args, device), resolve_look(args.look)
     config = weights.models["trained"].config
     scenes = Scenes(config, weights.tokenizer, args.scenes, device, weights.board, args.length)
@@ -260,8 +267,6 @@ def measure(args, device, mine, chosen, broken):
         f" ({statistics.fmean(fewest_passes(weights.board, n) for n in scenes.objects):.2f} passes "
         "always suffice, and fewer do not)")
     old = [text for text in chosen if text not in new and text not in broken]
-    if "ar" in kept and not here:
-        ar = {key: value for key, value in ar.items() if not key.startswith("ms_")}
     return [*rows, baseline | ar], old, here, fewest
 
 
@@ -274,36 +279,33 @@ TIMES = ("tokens computed", "ms per caption, batch 1", "batch 64")
 
 def cells(row, sampled, times):
     """A rule in one block, `row` greedy, `sampled` at temperature 1, as a line of its table."""
-    of = lambda wanted, *names: [wanted.format(*(r[name] for r, name in names)) if all(
-        name in r for r, name in names) else "" for _ in (1,)][0]
+    def of(wanted, row):
+        """`wanted` filled from the row; nothing where it does not have that."""
+        try:
+            return wanted.format(**row)
+        except KeyError:
+            return ""
     wrong = ", ".join(f"{kind} {share:.0%}" for kind, share in row["mistakes"].items()
                       if share >= 0.005)
     line = [f"`{row['rule']}`", "●" * row["front"] + "★" * row["yours"], f"{row['right']:.1%}",
-            "{right_low:.1%} to {right_high:.1%}".format(**row),
-            of("{:.1%}", (sampled, "right")), f"{row['passes']:.2f}",
-            of("{:.2f}", (sampled, "passes")), of("{}, {}", (row, "won"), (row, "lost")),
-            of("{:+.2f} ({:+.2f} to {:+.2f})", *((row, f"more_passes{end}")
-                                                for end in ("", "_low", "_high"))), wrong]
-    return line + [of(form, (row, name)) for form, name in (
-        ("{:.0f}", "tokens_computed"), ("{:.1f}", "ms_batch_1"), ("{:.2f}", "ms_batch_64"))] * times
+            "{right_low:.1%} to {right_high:.1%}".format(**row), of("{right:.1%}", sampled),
+            f"{row['passes']:.2f}", of("{passes:.2f}", sampled), of("{won}, {lost}", row),
+            of("{more_passes:+.2f} ({more_passes_low:+.2f} to {more_passes_high:+.2f})", row),
+            wrong]
+    return line + [of(wanted, row) for wanted in (
+        "{tokens_computed:.0f}", "{ms_batch_1:.1f}", "{ms_batch_64:.2f}")] * times
 
 
-def tables(rows, broken, mine, old, fewest):
-    """The board in Markdown: a table for each block. Times of `old` rules, which were kept from
-    another machine, cannot be compared with those of this one, and are left out. `fewest`: passes
-    that always suffice."""
+def tables(rows, broken, mine, fewest):
+    """The board in Markdown: a table for each block. `fewest`: passes that always suffice."""
     parts = []
     for block, about in zip(BLOCKS, (
             f"On the exact posterior, the perfect model{fewest}", "On the trained weights",
             "On weaker weights")):
         here, times = [row for row in rows if row["block"] == block], block == "trained"
         sampled = {row["rule"]: row for row in here if row["way"] == "sampled"}
-        lines = []
-        for row in here:
-            if row["way"] == "greedy":
-                if row["rule"] in old:
-                    row = {key: value for key, value in row.items() if not key.startswith("ms_")}
-                lines.append(cells(row, sampled.get(row["rule"], {}), times))
+        lines = [cells(row, sampled.get(row["rule"], {}), times) for row in here
+                 if row["way"] == "greedy"]
         head = HEAD + TIMES * times
         lines += [[f"`{text}`", "★" * (text in mine),
                    " ".join(str(error).split()).replace("|", "\\|"), *[""] * (len(head) - 3)]
@@ -375,7 +377,7 @@ def board(args, device, command):
     if old:
         said += (f" {len(old)} rules as {KEPT.relative_to(ROOT)} keeps them, "
                  f"{'of earlier runs' if here else 'without their times, of another machine'}.")
-    text = f"{said}\n\n{tables(rows, broken, mine, [] if here else old, fewest)}"
+    text = f"{said}\n\n{tables(rows, broken, mine, fewest)}"
     print(f"{where(device)}; {text}")
     weak = args.picture.with_name(f"{args.picture.stem}_weak{args.picture.suffix}")
     draw(args.picture, rows[:-1], "trained")

@@ -32,13 +32,14 @@ def batches(rows, device):
 
 
 class Pictures:
-    """The pictures of a Split on the device, each with a prompt and a window of masks.
+    """The pictures of a Split on the device, each with a prompt and a window of masks; of a toy
+    set, its board.
 
     pictures[rows] -> images, prompts, windows: what `decoded` takes."""
 
-    def __init__(self, split, config, tokenizer, device, length=None):
+    def __init__(self, split, config, tokenizer, device, board=None, length=None):
         """`length` of the windows: by default the longest trained."""
-        self.split, self.config, self.tokenizer = split, config, tokenizer
+        self.split, self.config, self.tokenizer, self.board = split, config, tokenizer, board
         self.images = split.images.to(device)
         shape = len(split.texts), length or config.window
         self.windows = torch.full(shape, config.mask_id, device=device)
@@ -49,6 +50,11 @@ class Pictures:
         ids = pad_prompts(prompts, self.tokenizer, self.config.prompt_tokens)
         self.prompts = ids.to(self.images.device)
 
+    def exact(self):
+        """-> rows -> the look of the perfect model. Raises ValueError (data.exact)."""
+        perfect = Exact(self.split.scenes, self.split.prompts, self.board, self.tokenizer)
+        return lambda rows: perfect.look(rows, self.images.device)
+
     def __getitem__(self, rows):
         return self.images[rows], self.prompts[rows], self.windows[rows]
 
@@ -57,17 +63,11 @@ class Scenes(Pictures):
     """Held-out scenes of a toy set, to be described."""
 
     def __init__(self, config, tokenizer, n, device, board=toy.TOYS["tiny"], length=None):
-        self.board = board
         split = toy.examples(board, n, 0, held_out=True, instruction=DESCRIBE)
-        super().__init__(split, config, tokenizer, device, length)
+        super().__init__(split, config, tokenizer, device, board, length)
         self.responses, self.lengths = pad_responses(split.texts, tokenizer, config.window)
         self.response_tokens = self.lengths.double().mean().item()  # with one EOS each
         self.objects = [len(scene) for scene in split.scenes]
-
-    def exact(self):
-        """-> rows -> the look of the perfect model."""
-        perfect = Exact(self.split.scenes, self.split.prompts, self.board, self.tokenizer)
-        return lambda rows: perfect.look(rows, self.images.device)
 
 
 class Captions(NamedTuple):
@@ -110,10 +110,11 @@ def default_way(model, pictures, phase, look=prefilled, temperature=0.0):
                                 temperature=temperature)
 
 
-def exact_way(scenes, rule, temperature=0.0):
+def exact_way(pictures, rule, temperature=0.0):
     """How the perfect model captions: rows -> Decoded."""
-    looks = scenes.exact()
-    return lambda rows: decode(looks(rows), scenes[rows][2], scenes.config, rule, temperature)
+    looks = pictures.exact()
+    return lambda rows: decode(looks(rows), pictures.windows[rows], pictures.config, rule,
+                               temperature)
 
 
 def caption(way, pictures, chunks=None, bar=None):
@@ -185,7 +186,7 @@ class Floor:
 def evaluate(model, tokenizer, split, origin, device):
     """-> figures of the phase just trained (dict), the captions, which are right."""
     config, phase, board = model.config, origin["phase"], toy.of(origin)
-    pictures = Pictures(split, config, tokenizer, device)
+    pictures = Pictures(split, config, tokenizer, device, board)
     found = caption(default_way(model, pictures, phase), pictures, bar="evaluating")
     wrong = mistakes(found, split, board)
     right = [one is None for one in wrong]
@@ -200,7 +201,7 @@ def evaluate(model, tokenizer, split, origin, device):
         correct_by_objects={n: statistics.fmean(r for r, m in zip(right, objects) if m == n)
                             for n in sorted(set(objects))})
     if phase == "diffusion":
-        figures |= of_diffusion(model, pictures, board, found)
+        figures |= of_diffusion(model, pictures, found)
     pictures.ask([toy.COUNT] * len(right))
     counts = caption(default_way(model, pictures, phase), pictures, bar="counting").texts
     figures["count_correct"] = statistics.fmean(
@@ -208,12 +209,12 @@ def evaluate(model, tokenizer, split, origin, device):
     return figures, found.texts, right
 
 
-def of_diffusion(model, pictures, board, found):
+def of_diffusion(model, pictures, found):
     """What only weights of the diffusion phase have, next to their captions `found` of toy scenes:
     sampled ones, ones without prefilling, iterations beside the perfect model's."""
-    rule, split, objects = confident(THRESHOLD), pictures.split, [*map(len, pictures.split.scenes)]
+    objects = [len(scene) for scene in pictures.split.scenes]
     correct = lambda captions: statistics.fmean(
-        one is None for one in mistakes(captions, split, board))
+        one is None for one in mistakes(captions, pictures.split, pictures.board))
     sampled = caption(default_way(model, pictures, "diffusion", temperature=1.0), pictures,
                       bar="sampling")
     plain = caption(default_way(model, pictures, "diffusion", full), pictures,
@@ -222,12 +223,10 @@ def of_diffusion(model, pictures, board, found):
         correct_at_temperature_1=correct(sampled), correct_without_prefill=correct(plain),
         prefill_speedup=plain.seconds / found.seconds)
     try:
-        scenes = Exact(split.scenes, split.prompts, board, pictures.tokenizer)
+        way = exact_way(pictures, confident(THRESHOLD))
     except ValueError:  # a tokenizer of a few examples
         return figures
-    perfect = caption(lambda rows: decode(scenes.look(rows, pictures.images.device),
-                                          pictures.windows[rows], pictures.config, rule),
-                      pictures, bar="the exact posterior")
+    perfect = caption(way, pictures, bar="the exact posterior")
     by_objects = {}
     for n in sorted(set(objects)):
         mine = [i for i, one in enumerate(objects) if one == n]

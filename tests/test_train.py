@@ -147,16 +147,10 @@ SHORT = ["--ar-steps", 7, "--diffusion-steps", 16, "--holdout", 0]
 FEW = ["--examples", 200, "--evaluate", 4]  # of the toy set
 
 
-class FewScenes(Floor):
-    def __init__(self, *words):
-        super().__init__(*words, n=50)
-
-
 def hurry(patch):
-    """Small batches; every 10 steps the loss above its floor, of few scenes."""
+    """Small batches; every 10 steps the loss above its floor."""
     patch.setitem(TRAINING["tiny"], "batch_size", 8)
     patch.setattr(train, "FLOOR_EVERY", 10)
-    patch.setattr(train, "Floor", FewScenes)
 
 
 @pytest.fixture
@@ -591,8 +585,7 @@ def test_a_run_without_evaluation(tmp_path, quick, pictures):
 
 
 @pytest.mark.slow
-def test_preset_small_runs_some_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "Floor", FewScenes)
+def test_preset_small_runs_some_steps(tmp_path):
     start("--preset", "small", "--examples", 300, "--evaluate", 2, "--ar-steps", 6,
           "--diffusion-steps", 4, "--out", tmp_path / "o", "--device", "cpu")
     values = [float(loss) for _, loss, *_ in losses(tmp_path / "o").values()]
