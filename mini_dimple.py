@@ -376,8 +376,9 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
     these are put back in place. An example without a [MASK] is finished, and stays as it is, EOS
     where the window grows. Ends when all are, or with the pass that reaches `limit` and commits all
     that is left: by default twice W, or twice what the window grows to in the first 2 W passes.
-    `watch`, if given, is called after each iteration: watch(step, before, tokens, at_limit, top3),
-    top3 the likeliest (probs, ids). Returns Decoded; ValueError for what it cannot start with."""
+    `watch`, if given, is called after each iteration: watch(step, before, tokens, at_limit,
+    likeliest, passes), likeliest the top ten (probs, ids) of the model. Returns Decoded; ValueError
+    for what it cannot start with."""
     check_decoding(look, window, config, temperature, limit)
     tokens, given, memory = window.clone(), window != config.mask_id, {}
     iterations, passes, left = window.new_zeros(3, len(window))
@@ -397,7 +398,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
         most = limit or 2 * longest
         step = Step(iteration, most, tokens, given, config.mask_id, config.eos_id, counted, memory,
                     temperature, generator)
-        top3 = step.probs.topk(3) if watch is not None else None  # the rule may write into them
+        likeliest = None if watch is None else step.probs.topk(10)  # the rule may write into them
         at_limit = looks >= most
         answer = masked if at_limit else rule(step)
         positions = getattr(answer, "dtype", None) == torch.bool
@@ -410,7 +411,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
         iterations, passes = iterations + unfinished, passes + unfinished * (looks - looks_before)
         left, iteration = left + masked.sum(1) * at_limit, iteration + 1
         if watch is not None:
-            watch(step, before, tokens, at_limit, top3)
+            watch(step, before, tokens, at_limit, likeliest, looks - looks_before)
     return Decoded(tokens, iterations, passes, left, response_ends(tokens, given, config.eos_id))
 
 @dataclass

@@ -1,5 +1,4 @@
 """Caption a picture with a trained Mini-Dimple, and watch the tokens being committed."""
-import math
 import random
 import re
 import sys
@@ -12,8 +11,9 @@ from data import DESCRIBE, folder, pad_prompts, toy
 from lab import drawing
 from lab.checkpoint import SHIPPED, load
 from lab.evaluate import THRESHOLD
-from lab.shell import Parser, count, pick_device, script, seed
-from lab.trace import Trace, panel, show
+from lab.shell import DEVICE, Parser, count, pick_device, script, seed, temperature
+from lab.trace import Trace, counting, show, told
+from lab.viewer import decoding, save_viewer
 from mini_dimple import MAX_POSITIONS, decode, decode_ar
 from rules import LOOKS, RuleError, named, resolve, resolve_look
 
@@ -33,18 +33,19 @@ def parse(argv=None):
            f"confident:{THRESHOLD}); one of {', '.join(named())}, or path/to/mine.py; given "
            "several times, each decodes the picture")
     option("--picture", type=Path, metavar="F",
-           help="draw the decoding: an animation (.gif), or a strip (.png)")
+           help="show the decoding: a page for the browser (.html), an animation (.gif), or a "
+           "strip (.png)")
     option("--length", type=count, metavar="N",
            help="window, in tokens (default: the longest trained)")
     option("--prior", metavar="TEXT",
            help="how the response begins: _ is one free token, other text is fixed")
     option("--look", metavar="LOOK", help=f"how a pass is made: {', '.join(LOOKS)}, or "
            "path/to/mine.py (default: prefilled; full: the whole sequence anew)")
-    option("--temperature", type=float, default=0.0, metavar="T",
+    option("--temperature", type=temperature, default=0.0, metavar="T",
            help="0 (default) proposes the most probable token")
     option("--seed", type=seed, metavar="S",
            help="of the scene and of sampling (default: a new one each time)")
-    option("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    option("--device", default="auto", **DEVICE)
     return parser, parser.parse_args(argv)
 
 
@@ -79,11 +80,9 @@ def main(argv=None):
         device, path = pick_device(args.device), find_checkpoint(args.checkpoint)
         names = args.rule or [f"confident:{THRESHOLD}"]
         rules, look = [resolve(name) for name in names], resolve_look(args.look or "prefilled")
-        if not 0 <= args.temperature < math.inf:
-            raise ValueError(f"--temperature {args.temperature}: must be a number, 0 or more")
         if args.picture:
-            if args.picture.suffix.lower() not in (".gif", ".png"):
-                raise ValueError(f"--picture {args.picture}: must end in .gif or .png")
+            if args.picture.suffix.lower() not in (".html", ".gif", ".png"):
+                raise ValueError(f"--picture {args.picture}: must end in .html, .gif or .png")
             args.picture.parent.mkdir(parents=True, exist_ok=True)
         model, tokenizer, origin = load(path, device)
         config, greedy = model.config, origin["phase"] == "ar"
@@ -123,17 +122,19 @@ def main(argv=None):
     print(f"prompt:     {prompt}")
     images = image[None].to(device)
     prompts = pad_prompts([prompt], tokenizer, config.prompt_tokens).to(device)
-    panels = []
+    runs = []
     for name, rule in zip(names, rules):
         torch.manual_seed(number)  # a rule may draw random numbers
-        trace = Trace()
+        grade = None
         if greedy:
+            trace = []
             out = decode_ar(model, images, prompts, length)
         else:
             if args.rule:
                 print(f"rule:       {name}")
             generator = torch.Generator(device).manual_seed(number)
-            with parser.reporting(RuleError, ValueError):
+            with parser.reporting(RuleError, ValueError), counting(model) as positions:
+                trace = Trace(positions)
                 out = decode(look(model, images, prompts), window.to(device), config, rule,
                              args.temperature, generator, watch=trace)
         text, passes = tokenizer.decode(out.response(0)), out.passes.item()
@@ -143,7 +144,8 @@ def main(argv=None):
             if prompt == DESCRIBE:
                 wrong = toy.mistake(text, scene, board, out.ends[0].item() < out.tokens.shape[1])
             wrong = wrong and f"wrong ({wrong}); one right answer: {drawn.texts[0]}"
-            print(f"grade:      {wrong or 'fully right'}")
+            grade = wrong or "fully right"
+            print(f"grade:      {grade}")
         print()
         before = window[0]
         for iteration, record in enumerate(trace, 1):
@@ -157,11 +159,15 @@ def main(argv=None):
         if out.left.item():
             print(f"the limit of passes was reached: {out.left.item()} tokens were committed "
                   "together in the last one")
-        panels.append(panel(rule.__name__, window[0], trace, tokenizer))
+        runs.append(told(rule.__name__, window[0], trace, tokenizer, caption=text, grade=grade))
     if args.picture:
         with parser.reporting(OSError):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            drawing.save_decoding(args.picture, picture, panels)
+            if args.picture.suffix.lower() == ".html":
+                source = args.image.name if args.image else f"a held-out scene, --seed {number}"
+                save_viewer(args.picture, decoding(picture, source, prompt, runs))
+            else:
+                drawing.save_decoding(args.picture, picture, runs)
         print(f"drawn:      {args.picture}")
 
 

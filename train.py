@@ -4,7 +4,6 @@ Reads top to bottom: command line, the run (with its checkpoints), main."""
 import argparse
 import contextlib
 import csv
-import fcntl
 import json
 import math
 import os
@@ -21,11 +20,16 @@ from data import PADDINGS, Batches, toy
 from lab import drawing
 from lab.checkpoint import load, read_state, save, write
 from lab.evaluate import THRESHOLD, Floor, evaluate
-from lab.shell import Parser, commit, count, pick_device, positive, script, seed, share
+from lab.shell import DEVICE, Parser, commit, count, pick_device, positive, script, seed, share
 from lab.training import (HELD_OUT_SCENES, PRESETS, TRAINING, autocast, low_precision,
                           make_optimizers, phase_loss, prepare)
 from lab.variants import PrefixMasked
 from mini_dimple import WEIGHTINGS, Dimple, schedule
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs into one folder are not told apart there
+    fcntl = None
 
 RECIPES = ("ar-then-diffusion", "diffusion", "ar")
 SAVE_EVERY = 250  # steps between two writes of last.pt
@@ -79,8 +83,7 @@ def parse(argv=None):
            "phase (default: 1000 toy scenes, or all of your own; 0 for none)")
     option("--keep", type=positive, nargs="+", metavar="STEP",
            help="keep the weights of these steps, too, as step_N.pt")
-    option("--device", choices=("auto", "cpu", "cuda"),
-           help="default: auto, which is cuda where there is one")
+    option("--device", **DEVICE)
     option("--compile", **flag, help="torch.compile the training step: slow to start")
     option("--seed", type=seed, metavar="S", help="default: 0")
     option("--resume", **flag, default=False, help="go on from DIR/last.pt")
@@ -90,7 +93,7 @@ def parse(argv=None):
 
 def settings_from(args):
     """What decides a run's numbers, as a dict. Raises ValueError for options that contradict each
-    other, for an --ar-phase that is none, or cuda without CUDA."""
+    other, for an --ar-phase that is none, or a device that is not there."""
     given = vars(args)
     preset, recipe = given.get("preset", "tiny"), given.get("recipe", "ar-then-diffusion")
     ar, diffusion = TRAINING[preset]["ar_steps"], TRAINING[preset]["diffusion_steps"]
@@ -170,6 +173,18 @@ def taken(folder):
     Raises ValueError if another run has it. The lock ends with the process, however that ends."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder) if fcntl else contextlib.nullcontext():
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                for path in made:
+                    path.rmdir()
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Inside, no other process has the folder. Raises ValueError if one has it now."""
     busy = ValueError(f"--out {folder}: another run is writing there; wait for it, or choose "
                       "another folder")
     handle = os.open(folder, os.O_RDONLY)
@@ -182,12 +197,7 @@ def taken(folder):
             pass  # a file system without locks
         if not folder.exists() or not os.path.samestat(os.fstat(handle), os.stat(folder)):
             raise busy  # its run has just ended, and took it away before we had the lock
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                for path in made:
-                    path.rmdir()
+        yield
     finally:
         os.close(handle)
 
@@ -470,7 +480,7 @@ class Run:
             floor_seconds=round(self.seconds.get("floor", 0.0), 1),
             ms_per_step={name: round(1000 * self.seconds[name] / settings[f"{name}_steps"], 1)
                          for name in ("ar", "diffusion") if name in self.seconds},
-            device=torch.cuda.get_device_name() if cuda else "cpu",
+            device=torch.cuda.get_device_name() if cuda else self.device.type,
             threads=torch.get_num_threads(),
             **{key: settings[key] for key in ("recipe", "preset", "seed")})
         if cuda:
@@ -506,6 +516,8 @@ def start_line(run):
     bf16 = low_precision(run.device) == torch.bfloat16
     dtype = "bf16" if bf16 else "float32"
     place = f"the CPU in {dtype} ({torch.get_num_threads()} threads)"
+    if run.device.type == "mps":
+        place = f"mps in {dtype}"
     if run.device.type == "cuda":
         place = f"{torch.cuda.get_device_name()} in {dtype}"
         place += "" if bf16 else ", as it does not compute bf16 natively"

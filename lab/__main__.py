@@ -1,5 +1,5 @@
 """Measure Mini-Dimple: `python -m lab rules` compares decoding rules, `speed` times decoding and
-training, `claims` puts the paper's claims to the test.
+training, `claims` puts the paper's claims to the test, `show` makes a page to watch decodings on.
 
 Figures of one table come from one run or, on the board, from runs of the same code on one
 machine, so that its rows can be compared."""
@@ -14,13 +14,14 @@ import torch
 # before a data/ or rules/ of the folder that this is called from
 sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
 
-from lab.board import N_SCENES, board
+from lab.board import N_SCENES, TIMEOUT_S, board
 from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK
 from lab.claims import CLAIMS, claims
 from lab.intervals import T95
-from lab.shell import Parser, pick_device, positive, script
+from lab.shell import DEVICE, Parser, pick_device, positive, script, seed, temperature
 from lab.speed import decode_speed, training_speed
 from lab.training import TRAINING
+from lab.viewer import ON, show
 from rules import LOOKS, RuleError
 
 
@@ -38,9 +39,10 @@ def parse(argv=None):
 
     def add(name, about, group=commands):
         command = group.add_parser(name, help=about, description=about)
-        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-        command.add_argument("--write", action="store_true",
-                             help="write the tables and pictures into docs/, too")
+        command.add_argument("--device", default="auto", **DEVICE)
+        if name != "show":
+            command.add_argument("--write", action="store_true",
+                                 help="write the tables and pictures into docs/, too")
         if name != "claims":
             command.add_argument("--json", type=Path, metavar="F",
                                  help="write the figures there, too")
@@ -56,7 +58,10 @@ def parse(argv=None):
     option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
            help="likewise: of an earlier step of the same run")
     option("--rule", action="append", metavar="RULE",
-           help="a rule more: path/to/mine.py, maskgit:3, ... (repeatable)")
+           help="a rule more: path/to/mine.py, maskgit:3, or a folder of files, each then measured "
+           "in a process of its own (repeatable)")
+    option("--timeout", type=positive, default=TIMEOUT_S, metavar="S",
+           help=f"seconds for each file of a folder (default: {TIMEOUT_S})")
     option("--only", nargs="+", metavar="RULE", help="these in place of the board's own rules")
     option("--look", default="prefilled", metavar="LOOK",
            help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
@@ -94,6 +99,29 @@ def parse(argv=None):
     option("--scenes", type=positive, default=300, metavar="N", help="held-out (default: 300)")
     option("--quick", action="store_true",
            help="a few steps, one seed, a few scenes: shows that it runs, nothing else")
+
+    option = add("show", "decodings side by side, as a page for the browser")
+    option("--rule", action="append", metavar="RULE",
+           help="repeatable: path/to/mine.py, maskgit:3, ... (default: confident:0.9)")
+    option("--on", nargs="+", choices=ON, default=["trained", "exact"], metavar="MODEL",
+           help=f"{', '.join(ON)}: the exact posterior is the perfect model of the toy set "
+           "(default: trained exact)")
+    option("--seed", type=seed, default=9, metavar="S",
+           help="of the held-out scene and of sampling (default: 9)")
+    option("--temperature", type=temperature, default=0.0, metavar="T",
+           help="0 (default) proposes the most probable token")
+    option("--length", type=positive, metavar="N",
+           help="window, in tokens (default: the longest trained)")
+    option("--look", default="prefilled", metavar="LOOK",
+           help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
+    option("--checkpoint", type=Path, default=SHIPPED, metavar="F",
+           help="default: the weights that come with Mini-Dimple")
+    option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
+           help="likewise: of an earlier step of the same run")
+    option("--data", type=Path, metavar="F",
+           help="show this JSON file instead, of any model (docs/viewer.md)")
+    option("--picture", type=Path, default=Path("out/decoding.html"), metavar="F",
+           help="default: out/decoding.html")
     return parser, parser.parse_args(argv)
 
 
@@ -107,12 +135,13 @@ def run(args, command):
         if args.quick and args.write:
             raise ValueError("--quick and --write: its figures mean nothing; choose one")
         return claims(args, device, command)
-    if args.command == "rules" and args.picture.suffix.lower() != ".png":
-        raise ValueError(f"--picture {args.picture}: must end in .png")
+    suffix = {"rules": ".png", "show": ".html"}.get(args.command)
+    if suffix and args.picture.suffix.lower() != suffix:
+        raise ValueError(f"--picture {args.picture}: must end in {suffix}")
     for path in filter(None, (args.json, *(getattr(args, name, None)
                                            for name in ("picture", "csv")))):
         path.parent.mkdir(parents=True, exist_ok=True)  # before the measurement, not after
-    measure = {"rules": board, "decode": decode_speed, "training": training_speed}
+    measure = {"rules": board, "show": show, "decode": decode_speed, "training": training_speed}
     figures = measure[getattr(args, "kind", args.command)](args, device, command)
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

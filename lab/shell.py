@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import functools
 import io
+import math
 import os
 import signal
 import subprocess
@@ -52,7 +53,8 @@ def script(main):
             for stream in (sys.stdout, sys.stderr):  # what they hold must not fail again
                 with contextlib.suppress(io.UnsupportedOperation):  # a stream without a file
                     os.dup2(nowhere, stream.fileno())
-            raise SystemExit(128 + signal.SIGPIPE) from None  # as a program the signal ends
+            sigpipe = getattr(signal, "SIGPIPE", 13)  # Windows has none
+            raise SystemExit(128 + sigpipe) from None  # as a program the signal ends
         except KeyboardInterrupt:
             print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
             raise SystemExit(130) from None
@@ -91,12 +93,30 @@ def share(text):
     return number
 
 
+def temperature(text):
+    """argparse type: a finite number, 0 or more."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a number, 0 or more")
+    return number
+
+
+DEVICE = dict(  # argparse's words for --device
+    choices=("auto", "cpu", "cuda", "mps"),
+    help="default: auto, which is cuda where there is one, else cpu; mps: Apple's GPUs, not tried")
+
+
 def pick_device(name):
-    """auto | cpu | cuda -> torch device. Raises ValueError for cuda without CUDA."""
+    """One of DEVICE's choices -> torch device. Raises ValueError for cuda without CUDA, mps without
+    Apple's GPU."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this PyTorch sees no CUDA device; use --device cpu, or "
                          "install a CUDA build (https://pytorch.org/get-started/locally)")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("--device mps: this PyTorch sees no GPU of Apple's; use --device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def commit():

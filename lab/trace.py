@@ -1,46 +1,70 @@
-"""A decoding as it went: what `decode(..., watch=Trace())` notes, as text and for pictures."""
+"""A decoding as it went: what `decode(..., watch=Trace())` notes, as text, and as plain values for
+the viewer and for pictures."""
 import itertools
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
-from lab.drawing import EOS, Cell, Panel
-
-MASK = "_"  # how a trace shows it
+MASK, EOS = "_", "<eos>"  # how a trace shows them
 
 
 class Record(NamedTuple):
-    """What one iteration did: (B, W) each, or (B, W, 3); of the window after it."""
+    """What one iteration did: (B, W) each, or (B, W, 10); of the window after it."""
     tokens: torch.Tensor        # ids after it
     proposal: torch.Tensor      # ids that the rule went by
     confidence: torch.Tensor    # their probabilities
-    words: torch.Tensor         # the three likeliest ids of each position
+    words: torch.Tensor         # the ten likeliest ids of each position, before the rule is asked
     probs: torch.Tensor         # and their probabilities
     by_rule: torch.Tensor       # bool: committed, or written otherwise, as the rule said
     at_least_one: torch.Tensor  # bool: committed as the most confident, as the rule said none
     by_limit: torch.Tensor      # bool: committed because the passes were used up
     taken_back: torch.Tensor    # bool: [MASK] again
+    passes: int                 # runs of the model, the rule's own looks included
+    computed: int               # positions that they computed, if a Trace knows
 
     @classmethod
-    def of(cls, step, before, tokens, at_limit, top3):
+    def of(cls, step, before, tokens, at_limit, likeliest, passes, computed=0):
         """The record of a step that turned the window `before` (B, W) into `tokens` (B, W')."""
         fit = lambda x, value=0: F.pad(
             x, (0, 0) * (x.dim() - 2) + (0, tokens.shape[1] - x.shape[1]), value=value)
         unfinished = (before == step.mask_id).any(1, keepdim=True)
-        before, (probs, words) = fit(before, step.mask_id), top3
+        before, (probs, words) = fit(before, step.mask_id), likeliest
         written = (tokens != before) & (tokens != step.mask_id) & unfinished
         fallback = fit(step.at_least_one) & written
         return cls(tokens, fit(step.proposal), fit(step.confidence), fit(words), fit(probs),
                    written & ~fallback & (not at_limit), fallback & (not at_limit),
-                   written & at_limit, (tokens == step.mask_id) & (before != step.mask_id))
+                   written & at_limit, (tokens == step.mask_id) & (before != step.mask_id), passes,
+                   computed)
 
 
 class Trace(list):
-    """A list of Records, one per iteration, filled by `decode(..., watch=trace)`."""
+    """A list of Records, one per iteration, filled by `decode(..., watch=trace)`. `positions`: the
+    list of `counting`, for their `computed`."""
+
+    def __init__(self, positions=()):
+        self.positions = positions
 
     def __call__(self, *iteration):
-        self.append(Record.of(*iteration))
+        before = sum(record.computed for record in self)
+        self.append(Record.of(*iteration, sum(self.positions) - before))
+
+
+@contextmanager
+def counting(model):
+    """Inside, the model's transformer notes how many positions each of its calls computes, in the
+    list that this gives."""
+    positions, inside = [], model.transformer
+
+    def transformer(x, *rest, **options):
+        positions.append(x.shape[1])
+        return inside(x, *rest, **options)
+    model.transformer = transformer
+    try:
+        yield positions
+    finally:
+        del model.transformer  # the class's own again
 
 
 def label(token, tokenizer):
@@ -64,22 +88,22 @@ def show(tokens, before, tokenizer):
     return " ".join(f"[{word}]" if new else word for word, (_, new, _) in zip(words, cells))
 
 
-def panel(title, window, trace, tokenizer):
-    """One example's window (W,) and its Trace -> what `drawing` shows: the window before the first
-    iteration and after each."""
-    state = lambda token: "masked" if token == tokenizer.mask_id else "given"
-    cells = [Cell(label(token, tokenizer), state(token), 0.0, False) for token in window.tolist()]
-    lines = [cells]
+def told(title, window, trace, tokenizer, **more):
+    """A decoding of one example, its window (W,) before the first iteration and its Trace, as plain
+    values: a run of docs/viewer.md. `more`: its other entries (caption, grade)."""
+    text = lambda token: None if token == tokenizer.mask_id else label(token, tokenizer)
+    iterations = []
     for record in trace:
-        before, cells = cells, []
-        written = (record.by_rule | record.at_least_one | record.by_limit)[0].tolist()
-        confidence, back = record.confidence[0].tolist(), record.taken_back[0].tolist()
-        for i, token in enumerate(record.tokens[0].tolist()):
-            if written[i]:
-                cells.append(Cell(label(token, tokenizer), "committed", confidence[i], True))
-            elif token == tokenizer.mask_id:
-                cells.append(Cell(MASK, "masked", 0.0, back[i]))
-            else:
-                cells.append(before[i]._replace(new=False))
-        lines.append(cells)
-    return Panel(title, lines)
+        why = [None] * record.tokens.shape[1]
+        for reason, where in (("rule", record.by_rule), ("at least one", record.at_least_one),
+                              ("limit", record.by_limit), ("taken back", record.taken_back)):
+            for i in where[0].nonzero()[:, 0].tolist():
+                why[i] = reason
+        likeliest = [[[text(word), round(p, 4)] for word, p in zip(words, probs) if p >= 5e-5]
+                     for words, probs in zip(record.words[0].tolist(), record.probs[0].tolist())]
+        iterations.append(dict(
+            tokens=[text(token) for token in record.tokens[0].tolist()], why=why,
+            confidence=[round(p, 4) for p in record.confidence[0].tolist()], likeliest=likeliest,
+            passes=record.passes, tokens_computed=record.computed or None))
+    return dict(title=title, **more, window=[text(token) for token in window.tolist()],
+                iterations=iterations)

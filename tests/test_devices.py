@@ -1,34 +1,44 @@
 """What runs on a GPU, checked without one, on PyTorch's meta device, which has shapes and no
-numbers: no tensor is left on another device. And on the CPU: a decoding pass waits for its device
-once."""
+numbers: no tensor is left on another device, and none is in float64, which Apple's GPUs do not
+have. And on the CPU: a decoding pass waits for its device once."""
+import itertools
 from collections import Counter
 
 import pytest
 import torch
-from conftest import EOS, MASK, decoded, random_inputs, random_model, small_config
+from conftest import EOS, MASK, decoded, random_inputs, random_model, refused_by, small_config
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from data import Batches, Split
+from data import Batches, Split, toy
+from lab.__main__ import main
+from lab.checkpoint import SHIPPED, load
+from lab.evaluate import Floor, Scenes, now
+from lab.results import where
+from lab.shell import DEVICE, pick_device
 from lab.trace import Record
-from lab.training import make_optimizers, phase_loss
+from lab.training import autocast, low_precision, make_optimizers, phase_loss
 from mini_dimple import WEIGHTINGS, Step, confident, full, prefilled, put_back, response_ends
 from rules import resolve
 from tokenizer import Tokenizer
 
-META = torch.device("meta")
+CPU, META, MPS = map(torch.device, ("cpu", "meta", "mps"))
 
 
 class OneDevice(TorchDispatchMode):
     """Refuses an operation on tensors of several devices, as CUDA does; meta kernels let some pass.
-    Numbers (0-dim) may mix."""
+    Numbers (0-dim) may mix. And, as MPS does, one in float64."""
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         tensors = [x for x in tree_leaves((arguments, options)) if isinstance(x, torch.Tensor)]
         devices = {x.device for x in tensors if x.dim()}
         if len(devices) > 1 and function.name() != "aten::copy_":
             raise RuntimeError(f"{function.name()}: tensors of more than one device")
-        return function(*arguments, **(options or {}))
+        answer = function(*arguments, **(options or {}))
+        if any(x.dtype == torch.double and x.device == META
+               for x in tree_leaves(answer) if isinstance(x, torch.Tensor)):
+            raise RuntimeError(f"{function.name()}: float64 on the device")
+        return answer
 
 
 @pytest.fixture
@@ -81,9 +91,10 @@ def test_a_decoding_pass_stays_on_its_device(model, batches, make, temperature):
             for answer in map(step.commit, answers):
                 for new in (answer, torch.cat([answer, answer], 1)):
                     after, fixed = put_back(new, tokens, given, unfinished, model.config)
-                    record = Record.of(step, tokens, after, iteration == 1, step.probs.topk(3))
+                    record = Record.of(step, tokens, after, iteration == 1, step.probs.topk(10), 1)
                     ends = response_ends(after, fixed, EOS)
-                    assert {x.device for x in (after, fixed, ends, *record)} == {META}
+                    found = [x for x in record if isinstance(x, torch.Tensor)]
+                    assert {x.device for x in (after, fixed, ends, *found)} == {META}
                     assert after.shape == new.shape
 
 
@@ -98,6 +109,69 @@ def test_a_tensor_left_on_the_cpu_is_found(model, batches, which, monkeypatch):
     monkeypatch.setattr("mini_dimple.expect", lambda *rest: None)
     with OneDevice(), pytest.raises(RuntimeError, match="tensors of more than one device"):
         model(*inputs.values(), causal=False)
+
+
+def test_float64_on_the_device_is_found(model, batches, monkeypatch):
+    real = torch.Tensor.flatten
+    monkeypatch.setattr(torch.Tensor, "flatten", lambda x, *dims: real(
+        x.double() if x.is_floating_point() else x, *dims))
+    with OneDevice(), pytest.raises(RuntimeError, match="float64 on the device"):
+        phase_loss(model, batches(0, "ar"), "ar", None)
+
+
+# ---------------------------------------------------------------- Apple's GPUs, without one
+
+@pytest.mark.parametrize("order", toy.ORDERS)
+def test_where_there_is_no_float64_the_exact_posterior_is_the_cpus(order):
+    """Tensors cannot be on MPS here: what is asked is on the CPU, and so must all the rest be."""
+    model, tokenizer, _ = load(SHIPPED)
+    scenes = Scenes(model.config, tokenizer, 4, CPU, toy.TOYS["tiny"]._replace(order=order))
+    tokens = torch.where(torch.rand(4, 48, generator=torch.Generator().manual_seed(0)) < 0.5,
+                         scenes.responses, model.config.mask_id)
+    wanted = scenes.exact()(torch.arange(4))(tokens)
+    scenes.images = scenes.images.to(META)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("data.exact.NO_FLOAT64", ("meta",))
+        assert torch.equal(scenes.exact()(torch.arange(4))(tokens), wanted)
+
+
+def test_the_loss_above_the_floor_is_summed_without_float64_on_the_device(monkeypatch):
+    model, tokenizer, _ = load(SHIPPED)
+    floor = Floor(toy.TOYS["tiny"], model.config, tokenizer, CPU, n=20)
+    for owner, names in ((floor, ("noisy", "masked", "responses", "least")),
+                         (floor.scenes, ("images", "prompts"))):
+        for name in names:
+            setattr(owner, name, getattr(owner, name).to(META))
+    floor.rows = [rows.to(META) for rows in floor.rows]
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: torch.ones(x.shape, dtype=x.dtype))
+    with OneDevice():
+        assert floor(model.to(META))["all"] == 1
+
+
+@pytest.mark.parametrize("cuda, mps", [*itertools.product([False, True], repeat=2)])
+def test_a_device_is_taken_if_it_is_there(cuda, mps, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    there = {"cpu": True, "cuda": cuda, "mps": mps}
+    assert {"auto", *there} == set(DEVICE["choices"])
+    assert pick_device("auto").type == ("cuda" if cuda else "cpu"), "mps only if asked for"
+    for name, found in there.items():
+        if found:
+            assert pick_device(name).type == name
+        else:
+            with pytest.raises(ValueError, match=f"--device {name}: this PyTorch sees no"):
+                pick_device(name)
+
+
+def test_what_mps_is_told(monkeypatch, capsys):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append("cuda"))
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    assert now(MPS) <= now(CPU) and waited == ["mps"]
+    assert low_precision(MPS) == torch.float32 and not autocast(MPS)._enabled
+    assert "mps" in where(MPS) and "mps" not in where(CPU)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "profiler" in refused_by(main)(capsys, "speed", "training", "--device", "mps")
 
 
 class Waits(TorchDispatchMode):

@@ -195,6 +195,30 @@ def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, caps
         assert end.value.code == 130 and "stopped" in capsys.readouterr().err
 
 
+def test_what_only_posix_has_is_not_needed(tmp_path):
+    """As on Windows, as far as it can be tried elsewhere: modules and signals that it lacks."""
+    lines = """
+import os, signal, sys
+sys.modules.update(fcntl=None, resource=None, pwd=None, grp=None, termios=None)
+for name in ("SIGPIPE", "SIGKILL", "SIGHUP"):
+    delattr(signal, name)
+for name in ("killpg", "fork", "setsid"):
+    delattr(os, name)
+from pathlib import Path
+import lab.__main__, sample, train
+with train.taken(Path(sys.argv[1])):
+    assert Path(sys.argv[1]).is_dir()
+try:
+    raise BrokenPipeError
+except BrokenPipeError as error:
+    lab.shell.script(lambda argv: (_ for _ in ()).throw(error))()
+"""
+    run = subprocess.run([sys.executable, "-c", lines, tmp_path / "out"], env=environment(),
+                         capture_output=True, text=True, cwd=ROOT)
+    assert (run.returncode, run.stderr) == (141, ""), run.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_two_runs_into_one_folder(tmp_path, quick, capsys):
     refused, out = refused_by(train.main), tmp_path / "a" / "o"

@@ -1,0 +1,442 @@
+"""The viewer: its data, and the page itself in a real browser (needs Chromium, its driver and
+selenium; skipped without them)."""
+import copy
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import EOS, MASK, random_model, refused_by
+from PIL import Image
+
+from data import DESCRIBE, pad_prompts, toy
+from lab.__main__ import main as lab
+from lab.checkpoint import SHIPPED, SHIPPED_AR, load
+from lab.trace import Trace, counting, told
+from lab.viewer import PAGE, decoding, read_decoding, save_viewer
+from mini_dimple import confident, decode, full, prefilled
+from sample import main as sample
+
+DOCS = Path(__file__).parent.parent / "docs" / "viewer.md"
+EXAMPLE = json.loads(re.search(r"```json\n(.*?)```", DOCS.read_text("utf-8"), re.S)[1])
+refused = refused_by(lab)
+
+
+# ---------------------------------------------------------------- the data
+
+class Letters:
+    """A tokenizer of 18 letters, for `random_model`."""
+    eos_id, mask_id = EOS, MASK
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids)
+
+
+def any_rule(step):
+    """Commits one, takes one back, and lets the window grow once."""
+    tokens = step.commit(step.confidence == step.confidence.amax(1, keepdim=True))
+    if step.iteration == 2:
+        tokens = torch.cat([tokens, torch.full((1, 2), MASK)], 1)
+    if step.iteration == 4:
+        tokens = tokens.masked_fill((tokens != MASK).cumsum(1) == 2, MASK)
+    return tokens
+
+
+def test_a_run_tells_what_the_decoding_did():
+    model = random_model(0)
+    window = torch.full((1, 8), MASK)
+    window[0, 3] = 5
+    windows, probs = [], []
+    images, prompt = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.tensor([[1, 2, 3]])
+
+    def noted(tokens):
+        logits = full(model, images, prompt)(tokens)
+        probs.append(logits[0].index_fill(-1, torch.tensor(MASK), -torch.inf).softmax(-1))
+        return logits
+
+    def watch(step, before, tokens, *rest):
+        windows.append(tokens[0].tolist())
+        trace(step, before, tokens, *rest)
+    with counting(model) as positions:
+        trace = Trace(positions)
+        out = decode(noted, window, model.config, any_rule, watch=watch)
+    run = told("any", window[0], trace, Letters(), caption="abc")
+    text = lambda token: {MASK: None, EOS: "<eos>"}.get(token, chr(97 + token))
+    assert run["window"] == [None] * 3 + ["f"] + [None] * 4 and run["caption"] == "abc"
+    assert [it["tokens"] for it in run["iterations"]] == [[*map(text, w)] for w in windows]
+    assert sum(it["passes"] for it in run["iterations"]) == out.passes.item() == len(probs)
+    before, backs = [MASK] * 3 + [5] + [MASK] * 4, 0
+    for iteration, now, p in zip(run["iterations"], windows, probs):
+        W = len(before)
+        assert len({len(iteration[name]) for name in ("tokens", "why", "confidence",
+                                                      "likeliest")}) == 1
+        for i, why in enumerate(iteration["why"]):
+            old = before[i] if i < W else MASK
+            assert (why is None) == (now[i] == old)
+            assert (why == "taken back") == (old != MASK and now[i] == MASK)
+            backs += why == "taken back"
+        best, ids = p.topk(10)
+        for i in range(W):
+            wanted = [(text(token), pytest.approx(share, abs=1e-4))
+                      for token, share in zip(ids[i].tolist(), best[i].tolist()) if share > 5e-5]
+            assert [tuple(pair) for pair in iteration["likeliest"][i]] == wanted
+            if old == MASK and now[i] != MASK:
+                assert iteration["confidence"][i] == pytest.approx(best[i, 0].item(), abs=1e-4)
+        assert iteration["likeliest"][W:] == [[]] * (len(now) - W)
+        assert iteration["tokens_computed"] == 4 + 3 + W, "picture, prompt, window"
+        before = now
+    assert backs == 1 and len(before) == 10
+
+
+def test_reasons_are_told():
+    model, window = random_model(1), torch.full((1, 6), MASK)
+    look = lambda: full(model, torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
+                        torch.tensor([[1, 2, 3]]))
+    for rule, limit, reasons in ((lambda step: step.masked, None, {"rule"}),
+                                 (lambda step: step.masked & False, None, {"at least one"}),
+                                 (confident(0.99), 1, {"limit"})):
+        trace = Trace()
+        limits = dict(limit=limit) if limit else {}
+        first = lambda step: step.masked & False
+        decode(look(), window, model.config, rule if not limit else first, watch=trace, **limits)
+        found = {why for it in told("", window[0], trace, Letters())["iterations"]
+                 for why in it["why"] if why}
+        assert found == reasons or (limit and found == {"at least one", "limit"})
+
+
+def changed(*steps_and_value):
+    *steps, value = steps_and_value
+    wrong = copy.deepcopy(EXAMPLE)
+    place = wrong
+    for step in steps[:-1]:
+        place = place[step]
+    if value is KeyError:
+        del place[steps[-1]]
+    else:
+        place[steps[-1]] = value
+    return wrong
+
+
+IN = "runs", 0, "iterations", 1
+
+
+@pytest.mark.parametrize("wrong, said", [
+    ([], "format: expected"), (changed("format", "2"), "format: expected"),
+    (changed("picture", "cat.png"), "picture: expected a data: URI"),
+    (changed("source", 3), "source: expected a text"), (changed("runs", []), "runs: expected"),
+    (changed("runs", "x"), "runs: expected"), (changed("runs", 0, "title", KeyError), "title"),
+    (changed("runs", 0, "window", []), r"runs\[0\].window: expected"),
+    (changed("runs", 0, "window", 0, 7), r"runs\[0\].window: expected"),
+    (changed("runs", 0, "iterations", {}), r"runs\[0\].iterations: expected"),
+    (changed(*IN, "tokens", KeyError), r"iterations\[1\].tokens: expected"),
+    (changed(*IN, "why", ["rule"]), r"iterations\[1\].why: expected a list of 4"),
+    (changed(*IN, "confidence", 0, None), r"iterations\[1\].confidence: .* 4 numbers"),
+    (changed(*IN, "likeliest", 2, [["a"]]), r"iterations\[1\].likeliest: .*\[text, probability\]"),
+    (changed(*IN, "passes", "1"), r"iterations\[1\].passes: expected a number"),
+    (changed("runs", 0, "grade", 1), "grade: expected a text")])
+def test_other_data_are_refused_with_their_place(tmp_path, wrong, said):
+    (tmp_path / "x.json").write_text(json.dumps(wrong))
+    with pytest.raises(ValueError, match=f"x.json: .*{said}"):
+        read_decoding(tmp_path / "x.json")
+
+
+def test_the_example_of_the_docs_is_data(tmp_path, capsys):
+    (tmp_path / "x.json").write_text(json.dumps(EXAMPLE))
+    lab(["show", "--data", str(tmp_path / "x.json"), "--picture", str(tmp_path / "x.html")])
+    assert "by hand: 2 iterations, 2 passes" in capsys.readouterr().out
+    assert (tmp_path / "x.html").exists()
+
+
+def test_mistakes_of_the_command_line(tmp_path, capsys):
+    (tmp_path / "x.json").write_text("{")
+    for words, said in ((("--data", tmp_path / "x.json"), "x.json: not JSON"),
+                        (("--data", tmp_path / "no.json"), "No such file"),
+                        (("--picture", "x.gif"), "--picture x.gif: must end in .html"),
+                        (("--temperature", "-1"), "must be a number, 0 or more"),
+                        (("--checkpoint", SHIPPED_AR), "needed are weights of the diffusion phase"),
+                        (("--rule", "nothing"), "--rule nothing: unknown")):
+        assert said in refused(capsys, "show", "--picture", tmp_path / "x.html", *words)
+    assert not (tmp_path / "x.html").exists()
+
+
+# ---------------------------------------------------------------- the page
+
+NEEDED = ("needs Chromium and its driver (Debian: apt install chromium chromium-driver) and "
+          'selenium (pip install -e ".[check]")')
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless browser, its requests noted."""
+    paths = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
+    driver, binary = shutil.which("chromedriver"), next(filter(None, paths), None)
+    try:
+        from selenium import webdriver
+    except ImportError:
+        webdriver = None
+    if not (webdriver and driver and binary):
+        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(NEEDED)
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+                 "disable-background-networking", "disable-component-update", "disable-sync"):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()
+
+
+class Page:
+    """A page of the viewer, asked by CSS selectors."""
+
+    def __init__(self, browser, path, width=1366, dark=False):
+        self.browser = browser
+        browser.set_window_size(width, 900)
+        theme = "dark" if dark else "light"
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
+            "features": [{"name": "prefers-color-scheme", "value": theme}]})
+        for log in ("browser", "performance"):
+            browser.get_log(log)  # what was there before
+        browser.get(path.as_uri())
+
+    def all(self, selector):
+        return self.browser.find_elements("css selector", selector)
+
+    def texts(self, selector):
+        return [element.text for element in self.all(selector)]
+
+    def press(self, *keys):
+        from selenium.webdriver.common.keys import Keys
+        for key in keys:
+            self.all("body")[0].send_keys(getattr(Keys, key))
+
+    def wait(self, until):
+        from selenium.webdriver.support.ui import WebDriverWait
+        WebDriverWait(self.browser, 60).until(lambda _: until())
+
+    def script(self, code, *values):
+        return self.browser.execute_script(code, *values)
+
+    def frame(self):
+        return int(self.script("return document.getElementById('slider').value"))
+
+    def cells(self, run=0):
+        """-> (classes, words, position) of each cell of a run; words as shown, numbers left out."""
+        return self.script("""
+            return [...document.querySelectorAll(".run")[arguments[0]].querySelectorAll(".cell")]
+              .map(cell => [[...cell.classList].slice(1), cell.querySelector("b")
+                ? cell.querySelector("b").textContent
+                : [...cell.querySelectorAll(".word span:first-child")].map(x => x.textContent),
+                +cell.dataset.position])""", run)
+
+    def errors(self):
+        return [entry["message"] for entry in self.browser.get_log("browser")]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """`python -m lab show` with two rules -> page, its data."""
+    folder = tmp_path_factory.mktemp("shown")
+    lab(["show", "--rule", "confident:0.9", "--rule", "remask:0.5", "--on", "trained", "exact",
+         "--picture", str(folder / "x.html"), "--json", str(folder / "x.json")])
+    return folder / "x.html", json.loads((folder / "x.json").read_text())
+
+
+def made(tmp_path, data):
+    save_viewer(tmp_path / "made.html", data)
+    return tmp_path / "made.html"
+
+
+def test_it_opens_without_errors_or_network(chromium, shown):
+    page = Page(chromium, shown[0])
+    page.press("END")
+    assert page.errors() == []
+    sent = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    urls = {event["params"]["request"]["url"] for event in sent
+            if event["method"] == "Network.requestWillBeSent"}
+    assert shown[0].as_uri() in urls
+    assert not [url for url in urls if not url.startswith(("file:", "data:"))]
+    image = page.script("const i = document.getElementById('picture');"
+                        "return [i.naturalWidth, i.naturalHeight, i.hidden]")
+    assert image == [48, 48, False]
+    assert len(page.all(".run")) == 4 and "--seed 9" in page.texts("#source")[0]
+
+
+def test_cells_show_what_the_decoding_did(chromium, shown):
+    """Against the decoding itself, done here again."""
+    model, tokenizer, origin = load(SHIPPED)
+    split = toy.examples(toy.of(origin), 1, 9, held_out=True, instruction=DESCRIBE)
+    prompts = pad_prompts([DESCRIBE], tokenizer, model.config.prompt_tokens)
+    window, seen = torch.full((1, model.config.window), tokenizer.mask_id), []
+    decode(prefilled(model, split.images, prompts), window, model.config, confident(0.9),
+           watch=lambda step, before, tokens, *rest: seen.append(
+               (before[0].tolist(), tokens[0].tolist(), step.proposal[0].tolist(),
+                step.confidence[0].tolist())))
+    page = Page(chromium, shown[0])
+    assert all(classes == ["masked"] and words == [] for classes, words, _ in page.cells())
+    word = lambda token: "<eos>" if token == tokenizer.eos_id else tokenizer.decode([token]).strip()
+    for k, (before, tokens, proposal, confidence) in enumerate(seen, 1):
+        page.press("ARROW_RIGHT")
+        assert page.frame() == k
+        cells = page.cells()
+        committed = [i for i in range(len(tokens)) if before[i] != tokens[i]]
+        for classes, words, i in cells:
+            if tokens[i] == tokenizer.mask_id:
+                assert classes == ["masked"] and words[0] == word(proposal[i]) and len(words) <= 3
+            else:
+                assert words == word(tokens[i]) and classes[0] == "committed"
+                rule = "rule" if confidence[i] > 0.9 else "one"
+                assert classes[1:] == ([rule] if i in committed else [])
+        end = [position for *_, position in cells][-1]
+        assert set(tokens[end:]) == {tokenizer.eos_id}, "the last cell stands for all EOS"
+        assert f"× {len(tokens) - end}" in page.all(".run")[0].find_elements(
+            "css selector", ".cell")[-1].text
+        why = "rule" if confidence[committed[0]] > 0.9 else "at least one"
+        assert f"{len(committed)} committed ({why})" in page.texts(".changed")[0]
+        assert f"iteration {k} of {len(seen)}, {k} pass" in page.texts(".stats")[0]
+    assert f"“{shown[1]['runs'][0]['caption']}” fully right" == page.texts(".caption")[0]
+    page.all("#unfold")[0].click()
+    assert len(page.cells()) == len(tokens)
+
+
+def test_keys_slider_and_play(chromium, shown):
+    page = Page(chromium, shown[0])
+    last = max(len(run["iterations"]) for run in shown[1]["runs"])
+    for key, frame in (("ARROW_LEFT", 0), ("ARROW_RIGHT", 1), ("ARROW_RIGHT", 2), ("ARROW_LEFT", 1),
+                       ("END", last), ("ARROW_RIGHT", last), ("HOME", 0)):
+        page.press(key)
+        assert page.frame() == frame
+        assert page.texts("#now") == [f"iteration {frame} of {last}"]
+    page.all("#on")[0].click()
+    page.all("#on")[0].click()
+    page.all("#back")[0].click()
+    assert page.frame() == 1
+    page.script("const s = document.getElementById('slider'); s.value = 3;"
+                "s.dispatchEvent(new Event('input'))")
+    assert page.texts("#now") == [f"iteration 3 of {last}"]
+    page.press("END", "ARROW_LEFT", "SPACE")
+    assert page.texts("#play") == ["stop"]
+    page.press("SPACE")
+    assert page.texts("#play") == ["play"]
+    page.press("SPACE")
+    page.wait(lambda: page.texts("#play") == ["play"])
+    assert page.frame() == last, "it plays to the end, and stops"
+    assert page.errors() == []
+
+
+def test_runs_go_in_step_and_stay_when_finished(chromium, shown):
+    page, runs = Page(chromium, shown[0]), shown[1]["runs"]
+    assert len({len(run["iterations"]) for run in runs}) > 1
+    page.press("END")
+    assert [int(e.get_attribute("data-frame")) for e in page.all(".run")] == [
+        len(run["iterations"]) for run in runs]
+    longest = max(len(run["iterations"]) for run in runs)
+    for r, run in enumerate(runs):
+        news = [classes for classes, *_ in page.cells(r) if len(classes) > 1]
+        assert bool(news) == (len(run["iterations"]) == longest), "no longer new once finished"
+
+
+def test_the_top_ten_at_the_same_place_in_all_runs(chromium, shown):
+    page, runs, at = Page(chromium, shown[0]), shown[1]["runs"], 7
+    page.press("ARROW_RIGHT")
+    for r in (0, 1):
+        page.script(f"document.querySelectorAll('.run')[{r}]"
+                    f".querySelector('[data-position=\"{at}\"]').click()")
+        for element, run in zip(page.all(".run"), runs):
+            words = [e.text for e in element.find_elements("css selector",
+                                                           ".detail .word span:first-child")]
+            wanted = run["iterations"][0]["likeliest"][at]
+            assert words == [w for i, (w, p) in enumerate(wanted) if i < 2 or p >= 0.005]
+            assert f"position {at + 1}" in element.text
+        page.script(f"document.querySelector('[data-position=\"{at}\"].cell').click()")
+        assert "no cell chosen" in page.texts(".detail")[0]
+    from selenium.webdriver import ActionChains
+    cell = page.all(".run .cell")[at]
+    ActionChains(chromium).move_to_element(cell).perform()
+    assert f"position {at + 1}" in page.texts(".detail")[1], "pointing is enough"
+
+
+BY_HAND = {"format": EXAMPLE["format"], "runs": [
+    {"title": "</script><b>t", "window": [None, None, "given <i>"], "iterations": [
+        {"tokens": ["</script><script>alert(1)</script>", None, "given <i>", None],
+         "why": ["rule", None, None, None], "confidence": [0.5, 0.5, 1, 0.1],
+         "likeliest": [[["a", 0.5]], [["\n", 0.5], ["", 0.3]], [], []]},
+        {"tokens": [None, "b", "given <i>", "c"], "why": ["taken back", "at least one", None,
+                                                         "because"],
+         "confidence": [0.5, 0.5, 1, 0.1], "likeliest": [[["z", 1]], [["b", 0.5]], [], []],
+         "passes": 3},
+        {"tokens": ["é\u2028", "b"], "why": ["limit", None], "confidence": [0.5, 0.5],
+         "likeliest": [[], []]}]}]}
+
+
+def test_every_reason_any_text_and_windows_that_change(chromium, tmp_path):
+    page = Page(chromium, made(tmp_path, BY_HAND))
+    assert [words for _, words, _ in page.cells()] == [[], [], "given <i>"]
+    page.press("ARROW_RIGHT")
+    first, second, given, grown = page.cells()
+    assert first[:2] == [["committed", "rule"], "</script><script>alert(1)</script>"]
+    assert second[:2] == [["masked"], ["⏎", "␣"]] and given[0] == ["given"]
+    assert grown[:2] == [["masked"], []]
+    page.press("ARROW_RIGHT")
+    assert [classes for classes, *_ in page.cells()] == [
+        ["masked", "back"], ["committed", "one"], ["given"], ["committed", "rule"]]
+    assert "1 taken back" in page.texts(".changed")[0]
+    assert "1 committed (because)" in page.texts(".changed")[0]
+    assert "iteration 2 of 3, 4 passes" in page.texts(".stats")[0]
+    page.press("ARROW_RIGHT")
+    assert [classes for classes, *_ in page.cells()] == [["committed", "limit"], ["committed"]]
+    assert page.errors() == [] and "</script>" in page.texts("h2")[0]
+
+
+@pytest.mark.parametrize("width", [480, 1366])
+@pytest.mark.parametrize("dark", [False, True])
+def test_widths_and_themes(chromium, shown, width, dark):
+    page = Page(chromium, shown[0], width, dark)
+    page.press("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")
+    wide, seen, boxes = page.script("""
+        const d = document.documentElement
+        const boxes = document.querySelectorAll(".run:first-child .cell")
+        return [d.scrollWidth, d.clientWidth, [...boxes].map(x => x.getBoundingClientRect())
+          .map(x => [Math.round(x.width), Math.round(x.height)].join())]""")
+    assert wide <= seen and len(set(boxes)) == 1, "nothing sticks out, all cells are alike"
+    paper = lambda: page.script("return getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", paper())[:3])) < 382) == dark
+    before = paper()
+    page.all("#theme")[0].click()
+    assert paper() != before
+
+
+def test_the_bare_page_takes_a_file(chromium, tmp_path):
+    page = Page(chromium, PAGE)
+    assert page.all("#file")[0].is_displayed() and not page.all(".run")
+    (tmp_path / "bad.json").write_text('{"format": 1}')
+    page.all("#file")[0].send_keys(str(tmp_path / "bad.json"))
+    page.wait(lambda: page.texts("#message")[0])
+    assert "bad.json" in page.texts("#message")[0] and "format" in page.texts("#message")[0]
+    (tmp_path / "good.json").write_text(json.dumps(EXAMPLE))
+    page.all("#file")[0].send_keys(str(tmp_path / "good.json"))
+    page.wait(lambda: page.all(".run"))
+    assert page.texts("h2") == ["by hand"] and page.texts("#message") == [""]
+
+
+def test_a_picture_of_yours_in_sample_py(chromium, tmp_path, capsys):
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "photo.png")
+    sample(["--checkpoint", str(SHIPPED), "--image", str(tmp_path / "photo.png"), "--prior",
+            "there is just", "--picture", str(tmp_path / "p.html"), "--rule", "confident:0.5"])
+    page = Page(chromium, tmp_path / "p.html")
+    assert page.texts("#source") == ["photo.png"] and page.texts("h2") == ["confident:0.5"]
+    assert [words for classes, words, _ in page.cells() if classes == ["given"]] == [
+        "there", "is", "just"]
+    assert page.errors() == [] and f"drawn:      {tmp_path / 'p.html'}" in capsys.readouterr().out
+
+
+def test_no_picture_is_needed(chromium, tmp_path):
+    page = Page(chromium, made(tmp_path, EXAMPLE | dict(picture=None)))
+    assert not page.all("#picture")[0].is_displayed() and page.errors() == []
+    uri = decoding(Image.new("L", (4, 6)), "s", "p", [])["picture"]
+    page = Page(chromium, made(tmp_path, EXAMPLE | dict(picture=uri)))
+    assert page.script("return document.getElementById('picture').naturalHeight") == 6
