@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import data
+import exercises.__main__
 import lab.__main__
 import mini_dimple
 import rules
@@ -28,7 +29,8 @@ README, GUIDE = TEXTS["README.md"], TEXTS["docs/guide.md"]
 SOURCES = {f"{module.__name__.replace('.', '/')}.py": module for module in (
     mini_dimple, train, sample, board, checkpoint, claims, evaluate, models, shell, speed, trace,
     training, variants, toy, exact)} | {"data/__init__.py": data, "rules/__init__.py": rules}
-PARSERS = {"train.py": train, "sample.py": sample, "-m lab": lab.__main__}
+PARSERS = {"train.py": train, "sample.py": sample, "-m lab": lab.__main__,
+           "-m exercises": exercises.__main__}
 
 
 def blocks(text, language):
@@ -44,6 +46,8 @@ def commands(text):
     """Every command that begins with `python`, of code spans and shell blocks: one a line."""
     spans = re.findall(r"`(?:[A-Z_]+=\S+ )*(python3? [^`]+)`", prose(text))
     lines = "\n".join(blocks(text, "sh")).replace(" && ", "\n").splitlines()
+    for line in "\n".join(blocks(text, "powershell")).replace("; ", "\n").splitlines():
+        lines.append(line.removeprefix(".venv\\Scripts\\"))
     return [" ".join(line.split()) for line in [*spans, *lines] if line.startswith("python")]
 
 
@@ -79,8 +83,8 @@ def test_links_lead_somewhere():
             assert not anchor or lines or anchor in anchors[target], f"{doc.name}: {path}#{anchor}"
 
 
-def test_the_guide_names_what_is_there_line_by_line():
-    links = re.findall(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)#L(\d+)-L(\d+)\)", GUIDE)
+def test_the_docs_name_what_is_there_line_by_line():
+    links = re.findall(r"\[`([\w.]+)`\]\(\.\./([\w/.]+)#L(\d+)-L(\d+)\)", "".join(TEXTS.values()))
     for name, path, start, end in links:
         value = SOURCES[path]
         for part in name.split("."):

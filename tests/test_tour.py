@@ -1,0 +1,54 @@
+"""The notebook docs/tour.ipynb: nothing but its text in git, and every cell runs."""
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOUR = ROOT / "docs" / "tour.ipynb"
+CELLS = json.loads(TOUR.read_text("utf-8"))["cells"]
+
+
+def test_it_is_stripped_of_outputs():
+    assert len(CELLS) > 10
+    for cell in CELLS:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+
+
+def test_its_links_lead_somewhere():
+    text = "".join(line for cell in CELLS for line in cell["source"])
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    inside = [link for link in links if not link.startswith("http")]
+    assert len(inside) > 3
+    for link in inside:
+        assert (TOUR.parent / link).exists(), link
+
+
+@pytest.mark.slow
+def test_it_runs_from_top_to_bottom(capsys, monkeypatch):
+    """Some three minutes, alone on 2 cores; prints how long it took."""
+    try:
+        import ipykernel  # noqa: F401
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError:
+        refuse = pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip
+        refuse('needs nbclient and ipykernel (pip install -e ".[check]")')
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook, start = nbformat.read(TOUR, as_version=4), time.perf_counter()
+    client = NotebookClient(notebook, timeout=1200, kernel_name="python3",
+                            resources={"metadata": {"path": str(TOUR.parent)}})
+    client.execute()
+    with capsys.disabled():
+        print(f"\ndocs/tour.ipynb: {time.perf_counter() - start:.0f} s")
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(json.dumps(output) for output in outputs)
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    for wanted in ("a large green circle", "| position | likeliest |", "<iframe srcdoc=",
+                   "On the exact posterior", "`mine`", "nats per masked token"):
+        assert wanted in text, wanted
