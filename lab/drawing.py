@@ -7,14 +7,16 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 
 from lab.checkpoint import write
+from lab.trace import EOS
 
-EOS = "<eos>"  # the text of a cell that holds an end-of-sequence token: drawn small
 WIDTH_PX, PICTURE_PX, MARGIN_PX = 830, 192, 14  # GitHub shows a README about 830 px wide
-CELL_PX, GAP_PX, HEAD_PX = 23, 4, 28  # heights: of a cell, between two cells, of a panel's title
-SMALL, FONT, TITLE = (ImageFont.load_default(size_px) for size_px in (12, 14, 16))
+CELL_PX, GAP_PX, HEAD_PX = (70, 34), 4, 28  # a cell; between two; height of a panel's title
+TINY, SMALL, FONT, TITLE = (ImageFont.load_default(size_px) for size_px in (11, 12, 14, 16))
 BLACK, GREY, LIGHT = (20, 20, 20), (75, 75, 75), (225, 225, 225)
-MASKED, GIVEN, NEW = (212, 212, 212), (255, 214, 122), (213, 94, 0)
+WAITING, GIVEN, DIM = (236, 236, 236), (255, 214, 122), (120, 120, 120)
 PALE, STRONG = (236, 245, 253), (104, 176, 238)  # of confidence 0 and 1; black is legible on both
+REASONS = {"rule": (0, 90, 150), "at least one": (213, 94, 0), "limit": (170, 60, 140),
+           "taken back": (220, 0, 0)}  # why a cell changed -> its outline
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (230, 159, 0),
            (86, 180, 233))  # Okabe and Ito's
 # corners and turn of a series' marks: circle, square, triangle, diamond
@@ -22,17 +24,13 @@ MARKS = ((40, 0), (4, 0), (3, 0), (4, 45))
 
 
 class Cell(NamedTuple):
-    """One position of the window after one iteration."""
-    text: str
-    state: str         # "masked", "given" (structure prior) or "committed"
-    confidence: float  # 0 to 1, if committed
-    new: bool          # committed, or taken back, by this very iteration
-
-
-class Panel(NamedTuple):
-    """One decoding run."""
-    title: str
-    lines: list  # lists of W Cells: before the first iteration, then after each
+    """One position of the window after one iteration, or all of its end that is EOS."""
+    text: str | None    # None where it is masked
+    given: bool         # from the start (structure prior)
+    confidence: float   # 0 to 1, if committed
+    why: str | None     # this very iteration changed it: one of REASONS
+    likeliest: list     # of [text, probability], where it waits
+    times: int = 1
 
 
 class Series(NamedTuple):
@@ -88,6 +86,35 @@ def samples_sheet(pictures, texts, right, size_px=192, shown=8):
 
 # ---------------------------------------------------------------- a window as it is decoded
 
+def frames(run):
+    """A run (`lab.trace.told`) -> its window before the first iteration and after each: lists of
+    Cells, a committed end of EOS as one."""
+    line = [Cell(text, text is not None, 1.0, None, []) for text in run["window"]]
+    lines = [line]
+    for iteration in run["iterations"]:
+        before, line = line, []
+        for i, (text, why, confidence, likeliest) in enumerate(zip(
+                *(iteration[name] for name in ("tokens", "why", "confidence", "likeliest")))):
+            old = before[i] if i < len(before) else None
+            if text is not None and why is None and old and old.text is not None:
+                line.append(old._replace(text=text, why=None))
+            else:
+                line.append(Cell(text, False, confidence, why, [] if text else likeliest))
+        lines.append(line)
+    return [folded(line) for line in lines]
+
+
+def folded(line):
+    """A line of Cells, two or more committed EOS at its end as one Cell."""
+    start = len(line)
+    while start and line[start - 1].text == EOS and not line[start - 1].given:
+        start -= 1
+    if len(line) - start < 2:
+        return line
+    why = next((cell.why for cell in line[start:] if cell.why), None)
+    return [*line[:start], line[start]._replace(why=why, times=len(line) - start)]
+
+
 def mix(a, b, part):
     """From a (part 0) to b (part 1): colours, or places in px, in whole numbers."""
     return tuple(round(u + part * (v - u)) for u, v in zip(a, b))
@@ -100,70 +127,86 @@ def shade(confidence):
 
 def palette(picture):
     """The 255 colours of an animation; GIF needs one more for "as in the frame before"."""
-    papers = [(255, 255, 255), GIVEN] + [shade(i / 15) for i in range(16)]
+    papers = [(255, 255, 255), WAITING, GIVEN] + [shade(i / 15) for i in range(16)]
     # letters have soft edges
-    inks = [mix(paper, BLACK, i / 4) for paper in papers for i in range(5)]
-    colours = [MASKED, NEW, LIGHT, *inks]
+    soft = [mix(paper, BLACK, i / 4) for paper in papers for i in range(5)]
+    soft += [mix(paper, ink, i / 4) for paper in papers[:2] for ink in (GREY, DIM)
+             for i in range(1, 5)]
+    colours = [*REASONS.values(), LIGHT, *soft]
     result = Image.new("P", (1, 1))
     rest = picture.convert("RGB").quantize(255 - len(colours)).getpalette()
     result.putpalette(([v for colour in colours for v in colour] + rest)[:3 * 255])
     return result
 
 
-def wrap(line, width_px):
-    """The box (left, top, right, bottom) of each cell of a line, in rows of at most width_px, from
-    (0, 0)."""
-    boxes, x, y = [], 0, 0
-    for cell in line:
-        font, pad_px, inset_px = (SMALL, 4, 3) if cell.text == EOS else (FONT, 10, 0)
-        width = max(18, math.ceil(font.getlength(fit(cell.text, 200, font))) + pad_px)
-        if x + width > width_px:
-            x, y = 0, y + CELL_PX + GAP_PX
-        boxes.append((x, y + inset_px, x + width, y + CELL_PX - inset_px))
-        x += width + GAP_PX
-    return boxes
+def place_of(i, width_px):
+    """Left and top of the i-th cell, in rows of at most width_px, from (0, 0)."""
+    across, down = (side + GAP_PX for side in CELL_PX)
+    row, column = divmod(i, (width_px + GAP_PX) // across)
+    return column * across, row * down
 
 
-def draw_line(pen, x, y, line, boxes, mark_new=True):
-    for cell, (left, top, right, bottom) in zip(line, boxes):
-        fill = {"masked": MASKED, "given": GIVEN}.get(cell.state) or shade(cell.confidence)
-        box = (x + left, y + top, x + right - 1, y + bottom - 1)
-        pen.rounded_rectangle(box, 4, fill, NEW if cell.new and mark_new else None, 2)
-        if cell.state != "masked":
-            font, ink = (SMALL, GREY) if cell.text == EOS else (FONT, BLACK)
-            middle = x + (left + right) / 2, y + (top + bottom) / 2
-            pen.text(middle, fit(cell.text, 200, font), ink, font, "mm")
+def height_of(n, width_px):
+    """Of the rows of n cells, the gap below included."""
+    return place_of(n - 1, width_px)[1] + CELL_PX[1] + GAP_PX
 
 
-def draw_legend(pen, x, y, with_given):
-    """What the colours mean, in a column 192 px wide and at most 96 px high."""
-    keys = [("masked", Cell("", "masked", 0, False)),
-            ("changed just now", Cell("", "committed", 1, True)),
-            *[("given", Cell("", "given", 0, False))] * with_given]
-    for words, cell in keys:
-        draw_line(pen, x, y, [cell], [(0, 0, 34, 18)])
-        pen.text((x + 42, y + 9), words, BLACK, FONT, "lm")
-        y += 26
-    for i in range(34):
-        pen.line((x + i, y, x + i, y + 17), shade(i / 33))
-    pen.text((x + 42, y + 9), "confidence, 0 to 1", BLACK, FONT, "lm")
+def draw_cell(pen, left, top, cell, size=CELL_PX):
+    right, bottom = left + size[0] - 1, top + size[1] - 1
+    fill = GIVEN if cell.given else WAITING if cell.text is None else shade(cell.confidence)
+    pen.rounded_rectangle((left, top, right, bottom), 4, fill, REASONS.get(
+        cell.why, REASONS["rule"]) if cell.why else None, 3 if cell.why == "taken back" else 2)
+    middle = (left + right) / 2
+    if cell.times > 1:
+        pen.text((middle, top + 11), cell.text, BLACK, FONT, "mm")
+        pen.text((middle, top + 25), f"x {cell.times}", GREY, TINY, "mm")
+    elif cell.text is not None:
+        text = fit(cell.text, size[0] - 6, FONT)
+        pen.text((middle, (top + bottom) / 2), text, BLACK, FONT, "mm")
+    # what it waits for: the likeliest word, and the runner-up where it counts
+    for (text, p), y, ink, font in zip(cell.likeliest, (10, 25), (GREY, DIM), (SMALL, TINY)):
+        if y == 10 or p >= 0.005:
+            share = f"{100 * p:.0f}"
+            room_px = size[0] - 8 - font.getlength(share)
+            pen.text((right - 3, top + y), share, ink, font, "rm")
+            pen.text((left + 4, top + y), fit(text, room_px, font), ink, font, "lm")
 
 
-def decoding_sheet(picture, panels, iteration=None):
-    """The panels one below the other, after one iteration, beside the picture; or all their
-    iterations, below it."""
+def draw_legend(pen, x, y, cells, columns):
+    """What the colours mean, of those that occur in `cells`, in so many columns of 192 px."""
+    whys = {cell.why for cell in cells}
+    words = {"rule": "now: by the rule", "at least one": "now: at least one",
+             "limit": "now: at the limit", "taken back": "now: taken back"}
+    keys = [("waits: likeliest, in %", Cell(None, False, 0, None, []))]
+    keys += [(words[why], Cell(None if why == "taken back" else "", False, 1, why, []))
+             for why in REASONS if why in whys]
+    keys += [("given", Cell("", True, 0, None, []))] * any(cell.given for cell in cells)
+    for i, (said, cell) in enumerate([*keys, ("confidence, 0 to 1", None)]):
+        left, top = x + i % columns * 200, y + i // columns * 24
+        if cell:
+            draw_cell(pen, left, top, cell, (34, 18))
+        else:
+            for k in range(34):
+                pen.line((left + k, top, left + k, top + 17), shade(k / 33))
+        pen.text((left + 42, top + 9), said, BLACK, FONT, "lm")
+
+
+def decoding_sheet(picture, titles, lines, iteration=None):
+    """Panels one below the other, each a title and its `frames`, after one iteration, beside the
+    picture; or all their iterations, below it."""
     still, beyond_px = iteration is None, PICTURE_PX + 2 * MARGIN_PX
     left, top = (MARGIN_PX + 26, beyond_px) if still else (beyond_px + 4, MARGIN_PX)
     right, layouts = WIDTH_PX - MARGIN_PX, []
-    for panel in panels:
-        last = len(panel.lines) - 1
-        longest = max(panel.lines, key=len)  # of a window that has shrunk
-        # as at the end, so that nothing moves
-        boxes = wrap(panel.lines[-1] + longest[len(panel.lines[-1]):], right - left)
+    for title, panel in zip(titles, lines):
+        last = len(panel) - 1
         rows = range(last + 1) if still else [min(iteration, last)]
-        layouts.append((panel, last, boxes, rows, boxes[-1][3] + (12 if still else MARGIN_PX)))
-    height = top + sum(HEAD_PX + len(rows) * step for *_, rows, step in layouts)
-    height = max(height, beyond_px + (0 if still else 100))
+        heights = [height_of(len(line), right - left) + (10 if still else MARGIN_PX)
+                   for line in panel]
+        # as high as it ever gets, so that nothing below it moves
+        layouts.append((title, panel, last, rows, heights if still else [max(heights)] * len(panel)))
+    height = top + sum(HEAD_PX + sum(heights[row] for row in rows)
+                       for *_, rows, heights in layouts)
+    height = max(height, beyond_px + (0 if still else 7 * 24))
     sheet = Image.new("RGB", (WIDTH_PX, height), "white")
     pen = ImageDraw.Draw(sheet)
     picture = picture.convert("RGB").resize((PICTURE_PX, PICTURE_PX), Image.Resampling.NEAREST)
@@ -171,41 +214,52 @@ def decoding_sheet(picture, panels, iteration=None):
     end = MARGIN_PX + PICTURE_PX - 1
     pen.rectangle((MARGIN_PX, MARGIN_PX, end, end), None, LIGHT)
     legend = (left + PICTURE_PX, MARGIN_PX) if still else (MARGIN_PX, beyond_px)
-    with_given = any(cell.state == "given" for panel in panels for cell in panel.lines[-1])
-    draw_legend(pen, *legend, with_given)
-    for panel, last, boxes, rows, step in layouts:
+    seen = [cell for panel in lines for line in panel for cell in line]
+    draw_legend(pen, *legend, seen, 2 if still else 1)
+    for title, panel, last, rows, heights in layouts:
         counter = f"iteration {rows[0]} of {last}"
         if still:
             counter = f"{last} iteration" + "s" * (last != 1)
         pen.text((right, top + 9), counter, GREY, FONT, "rm")
-        title = fit(panel.title, right - left - 150, TITLE)
+        title = fit(title, right - left - 150, TITLE)
         pen.text((MARGIN_PX if still else left, top + 9), title, BLACK, TITLE, "lm")
         top += HEAD_PX
         for row in rows:
             if still:
-                pen.text((left - 8, top + CELL_PX / 2), str(row), GREY, SMALL, "rm")
-            # a finished panel has no new cells
-            draw_line(pen, left, top, panel.lines[row], boxes, still or row == iteration)
-            top += step
+                pen.text((left - 8, top + CELL_PX[1] / 2), str(row), GREY, SMALL, "rm")
+            for i, cell in enumerate(panel[row]):
+                if not still and row != iteration:  # a finished panel has no new cells
+                    cell = cell._replace(why=None)
+                x, y = place_of(i, right - left)
+                draw_cell(pen, left + x, top + y, cell)
+            top += heights[row]
     return sheet
 
 
-def save_decoding(path, picture, panels):
-    """A picture (PIL) and the Panels decoded from it: ".gif" is an animation, in lock step, ".png"
-    a strip of all iterations.
+def pace(iterations):
+    """How many iterations each run has -> how long each frame is shown, in ms: while the shortest
+    run still goes on they get time, afterwards they pass quickly."""
+    last, first = max(iterations), min(filter(None, iterations), default=0)
+    slow_ms = min(1000, max(300, 12_000 // max(first, 1)))
+    return ([1000] + [slow_ms if i <= first else 120 for i in range(1, last)] + [4000])[-last - 1:]
+
+
+def save_decoding(path, picture, runs):
+    """A picture (PIL) and runs decoded from it (`lab.trace.told`): ".gif" is an animation, in lock
+    step, ".png" a strip of all iterations.
 
     Both are 830 px wide. Raises ValueError for any other suffix."""
     suffix = Path(path).suffix.lower()
     if suffix not in (".gif", ".png"):
         raise ValueError(f"{path}: must end in .gif or .png")
+    panels = [run["title"] for run in runs], [frames(run) for run in runs]
     if suffix == ".png":
-        return save(path, decoding_sheet(picture, panels))
-    last = max(len(panel.lines) for panel in panels) - 1
-    durations_ms = [1000] + [350 if last > 15 else 700] * (last - 1) + [4000]
+        return save(path, decoding_sheet(picture, *panels))
+    durations_ms = pace([len(run["iterations"]) for run in runs])
     options = dict(palette=palette(picture), dither=Image.Dither.NONE)
-    frames = [decoding_sheet(picture, panels, i).quantize(**options) for i in range(last + 1)]
-    save(path, frames[0], save_all=True, append_images=frames[1:],
-         duration=durations_ms[-last - 1:], loop=0)
+    shots = [decoding_sheet(picture, *panels, i).quantize(**options)
+             for i in range(len(durations_ms))]
+    save(path, shots[0], save_all=True, append_images=shots[1:], duration=durations_ms, loop=0)
 
 
 # ---------------------------------------------------------------- a chart

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from lab import drawing
-from lab.drawing import EOS, Cell, Panel, Series, chart, samples_sheet, save_decoding
+from lab.drawing import Series, chart, samples_sheet, save_decoding
+from lab.trace import EOS
 
 PICTURE = Image.new("RGB", (48, 48), (40, 160, 60))
 WORDS = ("i can see a small green triangle at the top right , and "
@@ -15,15 +16,42 @@ AWKWARD = ["", "\n", "a\x00b", "\ud800", "\u202eabc", "e\u0301", "猫が", "\U00
            "<mask>", "\u200d", " "]
 
 
-def panel(words, iterations, given=()):
-    """A made-up run that commits the words left to right, in `iterations` equal parts."""
-    W, lines = len(words), []
-    for i in range(iterations + 1):
-        was, now = (W * j // iterations if iterations else 0 for j in (max(i - 1, 0), i))
-        lines.append([Cell(word, "given", 1, False) if k in given else
-                      Cell(word, "committed", k / W, was <= k) if k < now else
-                      Cell("", "masked", 0, False) for k, word in enumerate(words)])
-    return Panel(f"{iterations} iterations", lines)
+def made(words, iterations, given=(), title="made up"):
+    """A made-up run (docs/viewer.md) that commits the words left to right, in `iterations` equal
+    parts; what waits is torn between its own word and "other"."""
+    W, after = len(words), []
+    for i in range(1, iterations + 1):
+        was, now = (W * j // iterations for j in (i - 1, i))
+        after.append(dict(
+            tokens=[w if k < now or k in given else None for k, w in enumerate(words)],
+            why=["rule" if was <= k < now and k not in given else None for k in range(W)],
+            confidence=[k / W for k in range(W)],
+            likeliest=[[[w, 0.6], ["other", 0.4]] for w in words]))
+    window = [w if k in given else None for k, w in enumerate(words)]
+    return dict(title=title, window=window, iterations=after)
+
+
+def one_iteration(tokens, **lists):
+    """A run of a single iteration, its lists filled up with nothing."""
+    empty = dict(why=[None] * len(tokens), confidence=[1.0] * len(tokens),
+                 likeliest=[[] for _ in tokens])
+    return dict(title="", window=[None] * len(tokens),
+                iterations=[empty | dict(tokens=tokens) | lists])
+
+
+def cell_boxes(n, suffix):
+    """Left and top of the first n cells of a picture's first panel, in its first row of rows."""
+    left, top, width = dict(gif=(224, 42, 592), png=(40, 248, 776))[suffix]
+    return [(left + x, top + y) for x, y in (drawing.place_of(i, width) for i in range(n))]
+
+
+def ink(image, box):
+    """How many pixels of a cell, its border left out, differ from its paper."""
+    left, top = box
+    inside = image.convert("RGB").crop((left + 4, top + 4, left + drawing.CELL_PX[0] - 4,
+                                        top + drawing.CELL_PX[1] - 4))
+    counts = sorted(n for n, _ in inside.getcolors(10_000))
+    return sum(counts[:-1])
 
 
 def frames(path):
@@ -39,10 +67,12 @@ def colours(image):
 
 
 @pytest.mark.parametrize("runs, durations_ms", [
-    ((0,), [4000]), ((1,), [1000, 4000]), ((7,), [1000] + [700] * 6 + [4000]),
-    ((15,), [1000] + [700] * 14 + [4000]), ((3, 20), [1000] + [350] * 19 + [4000])])
+    ((0,), [4000]), ((1,), [1000, 4000]), ((7,), [1000] + [1000] * 6 + [4000]),
+    ((24,), [1000] + [500] * 23 + [4000]), ((100,), [1000] + [300] * 99 + [4000]),
+    ((3, 20), [1000] + [1000] * 3 + [120] * 16 + [4000]), ((0, 2), [1000, 1000, 4000])])
 def test_a_gif_has_a_frame_for_each_iteration(tmp_path, runs, durations_ms):
-    panels = [panel(WORDS, n, range(len(WORDS)) if n == 0 else ()) for n in runs]
+    """The time goes where the first to finish still decodes."""
+    panels = [made(WORDS, n, range(len(WORDS)) if n == 0 else ()) for n in runs]
     save_decoding(tmp_path / "x.gif", PICTURE, panels)
     with Image.open(tmp_path / "x.gif") as image:
         assert image.format == "GIF" and image.width == 830
@@ -54,60 +84,110 @@ def test_a_gif_has_a_frame_for_each_iteration(tmp_path, runs, durations_ms):
 
 def test_a_gif_is_small(tmp_path):
     words = (WORDS * 2 + [EOS] * 10)[:48]
-    save_decoding(tmp_path / "x.gif", PICTURE, [panel(words, 7), panel(words, 48)])
+    save_decoding(tmp_path / "x.gif", PICTURE, [made(words, 7), made(words, 48)])
     with Image.open(tmp_path / "x.gif") as image:
         assert image.n_frames == 49
-    assert (tmp_path / "x.gif").stat().st_size < 300_000  # 79,000 with Pillow 13, 271,000 with 10.1
+    assert (tmp_path / "x.gif").stat().st_size < 400_000  # 122,000 with Pillow 13
 
 
 def test_a_finished_panel_stays_still_and_nothing_moves(tmp_path):
-    save_decoding(tmp_path / "x.gif", PICTURE, [panel(WORDS, 2), panel(WORDS, 6)])
+    save_decoding(tmp_path / "x.gif", PICTURE, [made(WORDS, 2), made(WORDS, 6)])
     shots = [image for image, _ in frames(tmp_path / "x.gif")]
-    first_row = drawing.MARGIN_PX + drawing.HEAD_PX  # of the first panel
-    half = 230, 0, 830, first_row + 2 * (drawing.CELL_PX + drawing.GAP_PX)
-    assert drawing.NEW in colours(shots[2].crop(half)), "just committed"
-    assert drawing.NEW not in colours(shots[3].crop(half)), "no longer"
+    half = 230, 0, 830, 42 + drawing.height_of(len(WORDS), 592)  # the first panel
+    new = drawing.REASONS["rule"]
+    assert new in colours(shots[2].crop(half)), "just committed"
+    assert new not in colours(shots[3].crop((230, 40, 830, half[3]))), "no longer"
     for shot in shots[4:]:
-        assert not ImageChops.difference(shots[3].crop(half), shot.crop(half)).getbbox()
-    boxes = drawing.wrap(panel(WORDS, 1).lines[-1], 590)
+        still = [image.crop((230, 40, 830, half[3])) for image in (shots[3], shot)]
+        assert not ImageChops.difference(*still).getbbox()
     for shot in shots:  # the space between two cells is white from the first frame to the last
-        for left, top, right, bottom in boxes:
-            x, y = 2 * drawing.MARGIN_PX + drawing.PICTURE_PX + 4 + right + 1, first_row + top + 10
-            assert shot.getpixel((x, y)) == (255, 255, 255)
+        for left, top in cell_boxes(len(WORDS), "gif"):
+            assert shot.getpixel((left + drawing.CELL_PX[0] + 1, top + 10)) == (255, 255, 255)
+    assert len({shot.size for shot in shots}) == 1
 
 
-def test_states_and_confidence_have_their_colours(tmp_path):
-    """Sampled from the file, three pixels into each cell: a palette of 255 colours keeps them
+@pytest.mark.parametrize("suffix", ["gif", "png"])
+def test_states_and_confidence_have_their_colours(tmp_path, suffix):
+    """Sampled from the file, near the corner of each cell: a palette of 255 colours keeps them
     exactly."""
-    line = [Cell("", "masked", 0, False), Cell("a", "given", 1, False)]
-    line += [Cell("a", "committed", i / 10, False) for i in range(11)]
-    save_decoding(tmp_path / "x.gif", PICTURE, [Panel("", [line])])
-    save_decoding(tmp_path / "x.png", PICTURE, [Panel("", [line])])
-    for suffix, left, top in (("gif", 224, 42), ("png", 40, 248)):
-        with Image.open(tmp_path / f"x.{suffix}") as image:
-            seen = [image.convert("RGB").getpixel((left + box[0] + 3, top + box[1] + 3))
-                    for box in drawing.wrap(line, 590)]
-        assert seen[:2] == [drawing.MASKED, drawing.GIVEN]
-        darkness = [-sum(colour) for colour in seen[2:]]
-        assert darkness == sorted(darkness) and len(set(darkness)) == 11, "the surer, the stronger"
+    shares = [i / 10 for i in range(11)]
+    run = dict(title="", window=[None, "a"] + ["b"] * 11, iterations=[])
+    after = [None, "a", *"c" * 11]
+    run["iterations"] = [dict(tokens=after, why=[None, None] + ["rule"] * 11,
+                              confidence=[0, 0, *shares], likeliest=[[]] * 13),
+                         dict(tokens=after, why=[None] * 13, confidence=[0] * 13,
+                              likeliest=[[]] * 13)]
+    save_decoding(tmp_path / f"x.{suffix}", PICTURE, [run])
+    with Image.open(tmp_path / f"x.{suffix}") as image:
+        down = 0
+        if suffix == "gif":
+            image.seek(2)
+        else:
+            down = 2 * (drawing.height_of(13, 776) + 10)  # the rows of the iterations before
+        seen = [image.convert("RGB").getpixel((left + 4, top + down + 4))
+                for left, top in cell_boxes(13, suffix)]
+    assert seen[:2] == [drawing.WAITING, drawing.GIVEN]
+    darkness = [-sum(colour) for colour in seen[2:]]
+    assert darkness == sorted(darkness) and len(set(darkness)) == 11, "the surer, the stronger"
     assert drawing.shade(-1) == drawing.shade(0) == drawing.PALE
     assert drawing.shade(2) == drawing.STRONG
+
+
+def test_what_waits_shows_its_words(tmp_path):
+    """Nothing, a sure word, and one with a runner-up: each has more ink than the one before."""
+    run = one_iteration([None] * 3, likeliest=[[], [["cat", 1.0], ["dog", 0.001]],
+                                               [["cat", 0.6], ["dog", 0.4]]])
+    save_decoding(tmp_path / "x.gif", PICTURE, [run])
+    first, second = [image for image, _ in frames(tmp_path / "x.gif")]
+    nothing, sure, torn = [ink(second, box) for box in cell_boxes(3, "gif")]
+    assert nothing == 0 < sure < torn
+    assert not any(ink(first, box) for box in cell_boxes(3, "gif")), "before the first pass"
+
+
+def test_each_reason_has_its_outline(tmp_path):
+    whys = [*drawing.REASONS, "of another model"]
+    tokens = [None if why == "taken back" else "a" for why in whys]
+    save_decoding(tmp_path / "x.gif", PICTURE, [one_iteration(tokens, why=whys)])
+    *_, (shot, _) = frames(tmp_path / "x.gif")
+    seen = [shot.getpixel((left + 1, top + 17)) for left, top in cell_boxes(5, "gif")]
+    assert seen == [*drawing.REASONS.values(), drawing.REASONS["rule"]]
+    red = drawing.REASONS["taken back"]
+    assert red[0] > 200 and not any(red[1:])
+    save_decoding(tmp_path / "y.gif", PICTURE, [one_iteration(["a"], why=["rule"])])
+    *_, (plain, _) = frames(tmp_path / "y.gif")
+    legend = 14, 220, 210, plain.height
+    assert red in colours(shot.crop(legend)) and red not in colours(plain.crop(legend))
+
+
+def test_the_end_is_one_cell():
+    run = one_iteration(["a", EOS, None, EOS, EOS, EOS], why=[None] * 3 + ["rule"] + [None] * 2)
+    start, end = drawing.frames(run)
+    assert len(start) == 6, "before it is committed it gives nothing away"
+    assert [(cell.text, cell.times, cell.why) for cell in end] == [
+        ("a", 1, None), (EOS, 1, None), (None, 1, None), (EOS, 3, "rule")]
+    given = dict(title="", window=[None, EOS, EOS], iterations=[])
+    assert len(drawing.frames(given)[0]) == 3, "a given end is a prior"
 
 
 @pytest.mark.parametrize("lengths", [(4, 20, 7), (7, 7, 1), (1, 2, 30)])
 def test_a_window_may_grow_and_shrink(tmp_path, lengths):
     """Each frame shows as many cells as its window has, where they stand in all frames."""
-    lines = [[Cell("a", "masked", 0, False)] * length for length in lengths]
-    save_decoding(tmp_path / "x.gif", PICTURE, [Panel("", lines)])
-    save_decoding(tmp_path / "x.png", PICTURE, [Panel("", lines)])
-    boxes = drawing.wrap(max(lines, key=len), 590)
+    first, *later = lengths
+    run = dict(title="", window=[None] * first, iterations=[
+        dict(tokens=[None] * n, why=[None] * n, confidence=[0] * n, likeliest=[[]] * n)
+        for n in later])
+    save_decoding(tmp_path / "x.gif", PICTURE, [run])
+    save_decoding(tmp_path / "x.png", PICTURE, [run])
     for (shot, _), length in zip(frames(tmp_path / "x.gif"), lengths, strict=True):
-        seen = [shot.getpixel((224 + left + 3, 42 + top + 3)) for left, top, _, _ in boxes]
-        assert seen == [drawing.MASKED] * length + [(255, 255, 255)] * (max(lengths) - length)
+        seen = [shot.getpixel((left + 4, top + 4)) for left, top in cell_boxes(max(lengths), "gif")]
+        assert seen == [drawing.WAITING] * length + [(255, 255, 255)] * (max(lengths) - length)
 
 
 def test_the_legend_names_given_tokens_only_where_there_are_some():
-    sheets = [drawing.decoding_sheet(PICTURE, [panel(WORDS, 3, given)], 0) for given in ((), (2,))]
+    sheets = []
+    for given in ((), (2,)):
+        run = made(WORDS, 3, given)
+        sheets.append(drawing.decoding_sheet(PICTURE, [""], [drawing.frames(run)], 0))
     assert [drawing.GIVEN in colours(sheet) for sheet in sheets] == [False, True]
 
 
@@ -118,27 +198,26 @@ def test_awkward_text_and_long_windows(tmp_path, suffix):
     words = AWKWARD + noise + [EOS] * 72
     assert len(words) == 144
     path = tmp_path / f"x.{suffix}"
-    long_title = panel(words, 3)._replace(title="\ud800\n" * 200)
-    save_decoding(str(path), PICTURE.convert("L"), [long_title])
+    save_decoding(str(path), PICTURE.convert("L"), [made(words, 3, title="\ud800\n" * 200)])
     with Image.open(path) as image:
         assert image.width == 830
-    assert all(box[2] <= 590 for box in drawing.wrap(panel(words, 1).lines[-1], 590))
 
 
-def test_a_strip_has_a_row_for_each_iteration(tmp_path):
+def test_a_strip_has_its_rows_for_each_iteration(tmp_path):
     heights = []
     for n in (3, 4, 5):
-        save_decoding(tmp_path / "x.png", PICTURE, [panel(WORDS, n)])
+        save_decoding(tmp_path / "x.png", PICTURE, [made(WORDS, n)])
         with Image.open(tmp_path / "x.png") as image:
             assert image.format == "PNG" and image.width == 830
             heights.append(image.height)
-    assert heights[2] - heights[1] == heights[1] - heights[0] > drawing.CELL_PX
+    step = drawing.height_of(len(WORDS), 776)
+    assert heights[2] - heights[1] == heights[1] - heights[0] >= step
 
 
 @pytest.mark.parametrize("name", ["x.jpg", "x", "gif", "x.gif.txt"])
 def test_other_suffixes_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=f"{name}: must end in .gif or .png"):
-        save_decoding(tmp_path / name, PICTURE, [panel(WORDS, 2)])
+        save_decoding(tmp_path / name, PICTURE, [made(WORDS, 2)])
     with pytest.raises(ValueError, match=f"{name}: must end in .png"):
         chart(tmp_path / name, [], "", "", "")
     assert not list(tmp_path.iterdir())
@@ -152,7 +231,7 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
         raise OSError("disk full")
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_decoding(tmp_path / "x.gif", PICTURE, [panel(WORDS, 2)])
+        save_decoding(tmp_path / "x.gif", PICTURE, [made(WORDS, 2)])
     assert [path.name for path in tmp_path.iterdir()] == ["x.gif"]
     assert (tmp_path / "x.gif").read_text() == "old"
 
