@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from data.toy import COUNT, OPENINGS, PREPOSITIONS, WORDINGS, count_answer
 
 EPSILON = 1e-6
+NO_FLOAT64 = ("mps",)  # device types; their sums are the CPU's
 FIXED, OPENING, FIRST = 0, 1, 2  # segments: what never varies; the opening; the first phrase
 
 
@@ -73,11 +74,13 @@ class Exact:
     def look(self, rows, device="cpu"):
         """The look of these rows (indices): tokens (B, W') -> log probabilities (B, W', vocab), for
         a window of any length: of a cut one, of the captions' beginnings."""
+        sums_on = "cpu" if torch.device(device).type in NO_FLOAT64 else device
         ids, segment, log_odds, objects = (
-            x[rows].to(device) for x in (self.ids, self.segment, self.log_odds, self.objects))
+            x[rows].to(sums_on) for x in (self.ids, self.segment, self.log_odds, self.objects))
 
         @torch.no_grad()
         def look(tokens):
+            asked_on, tokens = tokens.device, tokens.to(sums_on)
             longer = 0, tokens.shape[1] - segment.shape[1]  # F.pad cuts where this is negative
             here = F.pad(ids, longer, value=self.eos_id)                         # (B, 2, A, W')
             place = F.pad(segment, longer, value=FIXED)[:, None, None].expand_as(here)
@@ -92,7 +95,8 @@ class Exact:
             weight = (preposition[..., None, None] * within).gather(3, place)    # (B, 2, A, W')
             probs = weight.new_zeros(*tokens.shape, self.vocab_size).scatter_add_(
                 2, here.flatten(1, 2).mT, weight.flatten(1, 2).mT)
-            return probs.clamp(min=1e-30).log().float()  # finite: a rule may compute with it
+            log_probs = probs.clamp(min=1e-30).log().float()  # finite: a rule may compute with it
+            return log_probs.to(asked_on)
         return look
 
 

@@ -1,11 +1,16 @@
 """`python -m lab rules`: the board of decoding rules, each on the perfect model of the toy set, on
 trained weights, and on weaker ones, greedy and sampled."""
+import argparse
+import contextlib
 import csv
+import faulthandler
 import hashlib
 import io
 import json
+import os
 import shutil
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +23,7 @@ from data.exact import fewest_passes
 from lab import drawing
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, write
 from lab.evaluate import THRESHOLD, Scenes, caption, decoded, exact_way, mistakes, now, shares
+from lab.grading import apart, files_of
 from lab.intervals import mean_interval, wilson
 from lab.models import digest
 from lab.results import FIGURES, measured, table, where, write_part
@@ -37,6 +43,8 @@ KEPT = ROOT / "weights" / "board.json"
 CODE = ("mini_dimple.py", "tokenizer.py", "data/*.py", "rules/__init__.py", "lab/evaluate.py",
         "lab/intervals.py", "lab/board.py")
 N_SCENES = 300
+TIMEOUT_S = 600   # for a file of a folder
+MEMORY = 2 ** 32  # bytes that it may take on a CPU
 
 
 class Weights(NamedTuple):
@@ -124,10 +132,13 @@ def against(outcome, base):
 
 
 class Measuring:
-    """The scenes and ways of decoding them that all rules share."""
+    """The scenes and ways of decoding them that all rules share. Raises ValueError for weights or a
+    look that do not do."""
 
-    def __init__(self, weights, look, scenes):
-        self.scenes, self.weights, self.look = scenes, weights, look
+    def __init__(self, args, device):
+        self.weights, self.look = load_weights(args, device), resolve_look(args.look)
+        self.scenes = Scenes(self.weights.models["trained"].config, self.weights.tokenizer,
+                             args.scenes, device, self.weights.board, args.length)
 
     def way(self, block, rule, temperature):
         if block == "exact":
@@ -152,6 +163,27 @@ class Measuring:
         model, config = self.weights.ar, self.scenes.config
         way = lambda rows: decode_ar(model, *self.scenes[rows][:2], config.window)
         return grade_rule(way, self.scenes).figures | alone(way, self.scenes, model)
+
+
+def measure_apart(text, device, options, path):
+    """The process that `grading.apart` starts: the outcomes of a file's rule, or what went wrong,
+    go to `path`."""
+    args = argparse.Namespace(**json.loads(options))
+    if device == "cpu":
+        with contextlib.suppress(ImportError, ValueError):  # Windows; less is allowed already
+            import resource
+            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    faulthandler.dump_traceback_later(args.timeout + 60, exit=True)  # should nobody end it
+    try:
+        measuring = Measuring(args, torch.device(device))  # first: the file may change anything
+        found = measuring.rule(resolve(text))
+        found = {" ".join(key): outcome for key, outcome in found.items()}
+    except BaseException as error:
+        known = isinstance(error, (RuleError, ValueError))
+        words = f"{'' if known else f'{type(error).__name__}: '}{error}"
+        found = dict(error=words.removeprefix(f"--rule {text}: ")[:1000])  # of perhaps megabytes
+    write(path, lambda file: file.write(json.dumps(found).encode()))
+    os._exit(0)  # whatever threads the rule has left
 
 
 # ---------------------------------------------------------------- rows, and those that are kept
@@ -213,10 +245,18 @@ def mark_front(rows):
                     for other in good)
 
 
-def measure(args, device, mine, chosen, broken):
+def failures(broken, mine):
+    """Rows for rules that have no others."""
+    return [dict(rule=text, yours=text in mine, error=" ".join(str(error).split()))
+            for text, error in broken.items()]
+
+
+def measure(args, device, mine, chosen, broken, files):
     """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; which
     were kept from an earlier run, and whether that was on this machine; the fewest passes, in
-    words. Rules that fail go into `broken`, text -> error; if none is left, the first is raised."""
+    words. Rules that fail go into `broken`, text -> error; if none is left, the first is raised.
+    `files`: those of them that are measured in a process of their own; the CSV is written after
+    each."""
     wanted = setting(args, device)
     kept = kept_rows(wanted)
     here = kept.get("where") == where(device)
@@ -225,32 +265,41 @@ def measure(args, device, mine, chosen, broken):
     elif not here and kept["rows"]:
         kept["ar"] = untimed(kept["ar"])
         kept["rows"] = {rule: [*map(untimed, found)] for rule, found in kept["rows"].items()}
-    weights, look = load_weights(args, device), resolve_look(args.look)
-    config = weights.models["trained"].config
-    scenes = Scenes(config, weights.tokenizer, args.scenes, device, weights.board, args.length)
-    measuring, base, rows = Measuring(weights, look, scenes), kept["base"], []
+    measuring, base, rows = Measuring(args, device), kept["base"], []
+    toy_set, objects = measuring.weights.board, measuring.scenes.objects
     order = sorted(chosen, key=lambda text: text != BASE)  # what the others are compared with
     if BASE not in chosen and not base:
         order.insert(0, BASE)
-    stems, new = [rule.__name__ for rule in chosen.values()], {}
+    stems, new = [rule.__name__ for rule in chosen.values() if rule], {}
     for text in tqdm(order, desc="rules", disable=None):
         if text in kept["rows"] and text not in mine:
             rows += kept["rows"][text]
             continue
-        rule = chosen.get(text) or resolve(text)
-        name = rule.__name__ if stems.count(rule.__name__) < 2 else text  # mine.py of two folders
+        start, name = time.perf_counter(), text
         try:
-            found = measuring.rule(rule)
+            if text in files:
+                found = {tuple(key.split()): Outcome(*outcome)
+                         for key, outcome in apart(text, args, device).items()}
+            else:
+                rule = chosen.get(text) or resolve(text)
+                if stems.count(rule.__name__) < 2:  # else mine.py of two folders
+                    name = rule.__name__
+                found = measuring.rule(rule)
         except (RuleError, ValueError) as error:  # one bad file of many does not stop the board
             broken[text] = error
-            continue
-        if text == BASE:
-            base = {" ".join(key): dict(right=outcome.right, passes=outcome.passes)
-                    for key, outcome in found.items()}
-        if not base:
-            raise broken[BASE]
-        new[text] = rows_of(name, text in mine, found, base)
-        rows += new[text] if text in chosen else []
+        else:
+            if text == BASE:
+                base = {" ".join(key): dict(right=outcome.right, passes=outcome.passes)
+                        for key, outcome in found.items()}
+            if not base:
+                raise broken[BASE]
+            new[text] = rows_of(name, text in mine, found, base)
+            rows += new[text] if text in chosen else []
+        if text in files:
+            tqdm.write(f"{files.index(text) + 1}/{len(files)} {in_cell(text)}: "
+                       f"{in_cell(broken.get(text, 'measured'))} "
+                       f"({time.perf_counter() - start:.0f} s)", sys.stderr)
+            write_csv(args.csv, rows + failures(broken, mine))
     if not rows:
         raise next(iter(broken.values()))  # a look that fails under every rule, say
     ar = kept.get("ar") or measuring.ar()
@@ -263,8 +312,8 @@ def measure(args, device, mine, chosen, broken):
     rows.sort(key=lambda row: (BLOCKS.index(row["block"]), row["passes"]))
     baseline = dict(rule="AR phase, greedy, KV cache", yours=False, front=False, block="trained",
                     way="greedy")
-    fewest = "" if weights.board.order == "free" else (
-        f" ({statistics.fmean(fewest_passes(weights.board, n) for n in scenes.objects):.2f} passes "
+    fewest = "" if toy_set.order == "free" else (
+        f" ({statistics.fmean(fewest_passes(toy_set, n) for n in objects):.2f} passes "
         "always suffice, and fewer do not)")
     old = [text for text in chosen if text not in new and text not in broken]
     return [*rows, baseline | ar], old, here, fewest
@@ -277,6 +326,11 @@ HEAD = ("rule", "", "fully right", "95% interval", "at temperature 1", "passes",
 TIMES = ("tokens computed", "ms per caption, batch 1", "batch 64")
 
 
+def in_cell(value):
+    """Any text as part of a line, and of a table's cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
 def cells(row, sampled, times):
     """A rule in one block, `row` greedy, `sampled` at temperature 1, as a line of its table."""
     def of(wanted, row):
@@ -287,8 +341,9 @@ def cells(row, sampled, times):
             return ""
     wrong = ", ".join(f"{kind} {share:.0%}" for kind, share in row["mistakes"].items()
                       if share >= 0.005)
-    line = [f"`{row['rule']}`", "●" * row["front"] + "★" * row["yours"], f"{row['right']:.1%}",
-            "{right_low:.1%} to {right_high:.1%}".format(**row), of("{right:.1%}", sampled),
+    line = [f"`{in_cell(row['rule'])}`", "●" * row["front"] + "★" * row["yours"],
+            f"{row['right']:.1%}", "{right_low:.1%} to {right_high:.1%}".format(**row),
+            of("{right:.1%}", sampled),
             f"{row['passes']:.2f}", of("{passes:.2f}", sampled), of("{won}, {lost}", row),
             of("{more_passes:+.2f} ({more_passes_low:+.2f} to {more_passes_high:+.2f})", row),
             wrong]
@@ -307,11 +362,35 @@ def tables(rows, broken, mine, fewest):
         lines = [cells(row, sampled.get(row["rule"], {}), times) for row in here
                  if row["way"] == "greedy"]
         head = HEAD + TIMES * times
-        lines += [[f"`{text}`", "★" * (text in mine),
-                   " ".join(str(error).split()).replace("|", "\\|"), *[""] * (len(head) - 3)]
-                  for text, error in broken.items()]
+        lines += [[f"`{in_cell(text)}`", "★" * (text in mine), in_cell(error),
+                   *[""] * (len(head) - 3)] for text, error in broken.items()]
         parts.append(f"{about}:\n\n{table(head, lines)}")
     return "\n\n".join(parts)
+
+
+def summary(files, rows, broken):
+    """In Markdown a line for each file of a folder, and `BASE`'s if it is shown: those right most
+    often first (the mean of all blocks, greedy and sampled), of these the fastest; then those that
+    failed."""
+    found = {}
+    for row in rows:
+        if row["rule"] in (BASE, *files):
+            found.setdefault(row["rule"], {})[row["block"], row["way"]] = row
+    worth = lambda item: (sum(row["right"] for row in item[1].values()),
+                          -sum(row["passes"] for row in item[1].values()))
+    lines = []
+    for text, of in sorted(found.items(), key=worth, reverse=True):
+        greedy = [of[block, "greedy"] for block in BLOCKS]
+        lines.append([
+            f"`{in_cell(text)}`",
+            *(" / ".join(f"{of[block, way]['right']:.1%}" for way in WAYS) for block in BLOCKS),
+            " / ".join(f"{row['passes']:.2f}" for row in greedy),
+            " / ".join(f"{row['won']}, {row['lost']}" for row in greedy)])
+    lines += [[f"`{in_cell(text)}`", in_cell(broken[text]), *[""] * 4]
+              for text in files if text in broken]
+    each = " / ".join(BLOCKS)
+    return table(["file", f"{BLOCKS[0]}: right, {' / '.join(WAYS)}", *BLOCKS[1:],
+                  f"passes, greedy: {each}", f"won, lost against `{BASE}`: {each}"], lines)
 
 
 def labels(rows):
@@ -356,18 +435,29 @@ def in_csv(rows):
     return lines.getvalue()
 
 
+def write_csv(path, rows):
+    """If there is a path. Bytes of a file's name that are no text become "?"."""
+    if path:
+        write(path, lambda file: file.write(in_csv(rows).encode(errors="replace")))
+
+
 def board(args, device, command):
     """Prints the board, draws it, and returns its rows, dicts, one for each rule, block and way."""
-    mine, chosen, broken, start = args.rule or [], {}, {}, time.perf_counter()
+    start, mine, files, chosen, broken = time.perf_counter(), [], [], {}, {}
+    for text in dict.fromkeys(args.rule or []):
+        found = files_of(text)
+        files += [file for file in found if file not in files]
+        mine += found or [text]
     for text in [*mine, *(args.only or RULES)]:  # yours first: its mistakes cost no wait
         try:
-            chosen[text] = resolve(text)
+            chosen[text] = None if text in files else resolve(text)
         except ValueError as error:
             broken[text] = error
     if broken and len(broken) == len(set(mine)) + len(args.only or []):
         raise next(iter(broken.values()))
-    rows, old, here, fewest = measure(args, device, mine, chosen, broken)
-    seconds = time.perf_counter() - start
+    rows, old, here, fewest = measure(args, device, mine, chosen, broken, files)
+    seconds, every = time.perf_counter() - start, rows + failures(broken, mine)
+    write_csv(args.csv, every)
     said = (f"{args.scenes} held-out scenes, look {args.look}; {seconds:.0f} s. Fully right: "
             f"greedy, with Wilson's 95% interval over scenes. ● on the front: at most "
             f"{100 * WORSE:.0f} points below one token at a time (`{ONE_BY_ONE}`), and no such "
@@ -379,15 +469,14 @@ def board(args, device, command):
                  f"{'of earlier runs' if here else 'without their times, of another machine'}.")
     text = f"{said}\n\n{tables(rows, broken, mine, fewest)}"
     print(f"{where(device)}; {text}")
+    if files:
+        print(f"\nThe files, those right most often first:\n\n{summary(files, rows, broken)}")
     weak = args.picture.with_name(f"{args.picture.stem}_weak{args.picture.suffix}")
     draw(args.picture, rows[:-1], "trained")
     draw(weak, rows[:-1], "weak")
     print(f"\nas pictures: {args.picture}, {weak}")
-    if args.csv:
-        write(args.csv, lambda file: file.write(in_csv(rows).encode()))
     if args.write:
         for path, name in ((args.picture, "rules.png"), (weak, "rules_weak.png")):
             shutil.copy(path, FIGURES / name)
         write_part("rules", f"{measured(command, device)}\n\n{text}")
-    return rows + [dict(rule=text, yours=text in mine, error=str(error))
-                   for text, error in broken.items()]
+    return every

@@ -20,9 +20,9 @@ BATCH = 64       # decoded at once on a CPU; a GPU takes as long for four times 
 
 
 def now(device):
-    """Seconds; on CUDA, once the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    """Seconds; on a GPU, once it is done."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
     return time.perf_counter()
 
 
@@ -157,9 +157,9 @@ class Floor:
         generator = torch.Generator().manual_seed(0)
         t = draw_t(n, "cpu", generator)
         noisy, masked = forward_process(scenes.responses, t, config.mask_id, generator)
-        self.noisy, self.masked, self.device = noisy.to(device), masked.to(device), device
+        self.noisy, self.masked = noisy.to(device), masked.to(device)
         self.responses, self.rows = scenes.responses.to(device), torch.arange(n).split(2 * BATCH)
-        self.part = (5 * masked.double().mean(1)).long().clamp(max=4).to(device)
+        self.part = (5 * masked.double().mean(1)).long().clamp(max=4)
         exact = scenes.exact()
         self.least = self.nll(lambda rows: exact(rows)(self.noisy[rows]))
 
@@ -174,8 +174,8 @@ class Floor:
         images, prompts = self.scenes.images, self.scenes.prompts
         above = self.nll(lambda rows: model(
             images[rows], prompts[rows], self.noisy[rows], causal=False)) - self.least
-        by_part = lambda x: torch.zeros(5, dtype=torch.double, device=self.device).index_add_(
-            0, self.part, x.sum(1).double())
+        by_part = lambda x: torch.zeros(5, dtype=torch.double).index_add_(
+            0, self.part, x.sum(1).cpu().double())  # MPS has no float64
         nats, tokens = by_part(above), by_part(self.masked)
         return {"all": (nats.sum() / tokens.sum()).item(),
                 **dict(zip(self.PARTS, (nats / tokens.clamp(min=1)).tolist()))}

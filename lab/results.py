@@ -24,7 +24,7 @@ def where(device):
     if device.type == "cuda":
         name = torch.cuda.get_device_name()
     else:
-        name = f"{cpu()}, {torch.get_num_threads()} threads"
+        name = f"{cpu()}, {torch.get_num_threads()} threads{', mps' * (device.type == 'mps')}"
     return f"{name}, PyTorch {torch.__version__}"
 
 

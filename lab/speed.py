@@ -215,6 +215,8 @@ def step_parts(phase, prepared, args, device):
 
 
 def training_speed(args, device, command):
+    if device.type == "mps":
+        raise ValueError("--device mps: PyTorch's profiler sees none of its operations; use cpu")
     settings = dict(preset=args.preset, data=None, seed=0, evaluate=0, examples=2000,
                     wording="two", order="reading")
     prepared, rows = prepare(settings), []
