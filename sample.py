@@ -108,6 +108,10 @@ def main(argv=None):
                   file=sys.stderr)
         if args.image:
             scene, image = None, folder.load_image(args.image, config.image_px)
+            if toy.of(origin):
+                print(f"{parser.prog}: warning: {path} has seen nothing but coloured shapes on a "
+                      "plain ground: a caption of any other picture means nothing; "
+                      "docs/pictures.md shows how to train on your own", file=sys.stderr)
         elif toy.of(origin) is None:
             raise ValueError(f"{path} was trained on {origin['trained_on']}, not on a toy set: "
                              "name a picture with --image")

@@ -8,7 +8,7 @@ where an answer ends. Image and prompt are not touched (they are not even given 
 
 Paper: the diffusion objective.
 Compare afterwards: `draw_t` and `forward_process` in mini_dimple.py.
-Check: python -m pytest exercises/01_forward_process.py
+Check: python -m exercises 1      (or: python -m pytest exercises/01_forward_process.py)
 """
 import torch
 

@@ -17,7 +17,7 @@ response token is predicted at the last prompt token.
 
 Paper: the diffusion objective, 1/t weighting.
 Compare afterwards: `Dimple.score`, `token_nll` and `weigh` in mini_dimple.py.
-Check: python -m pytest exercises/02_diffusion_loss.py
+Check: python -m exercises 2      (or: python -m pytest exercises/02_diffusion_loss.py)
 """
 import torch
 import torch.nn.functional as F

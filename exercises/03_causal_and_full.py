@@ -11,7 +11,7 @@ caption as before.
 
 Paper: autoregressive-then-diffusion training.
 Compare afterwards: the argument `causal` of `Block.forward` in mini_dimple.py.
-Check: python -m pytest exercises/03_causal_and_full.py
+Check: python -m exercises 3      (or: python -m pytest exercises/03_causal_and_full.py)
 """
 import math
 

@@ -12,7 +12,7 @@ temperature above 0, the proposal is drawn from softmax(logits / temperature); i
 still read before temperature.
 
 Paper: confident decoding. Compare afterwards: `Step`, `confident` and `decode` in mini_dimple.py.
-Check: python -m pytest exercises/04_confident_decoding.py
+Check: python -m exercises 4      (or: python -m pytest exercises/04_confident_decoding.py)
 """
 import torch
 

@@ -1,4 +1,4 @@
-"""Exercise 6: prefilling, and what a naive prefix gets wrong.
+"""Exercise 6: prefilling, and a prefix that ruins the captions.
 
 In each iteration the model runs over [visual tokens][prompt][window], though only the window
 changes. Prefilling runs all of it once, keeps the keys and values of what precedes the last prompt
@@ -8,12 +8,14 @@ Why is the last prompt token fed again? Because of the shift: it predicts the fi
 Is it exact? No: with full attention, keys and values of the prefix depend on the window, and what
 is kept saw it when it was all [MASK]. It is right in the pass in which it was made, and goes stale
 as tokens are committed.
-A naive prefix, run without any window in view, is another thing: off from the first pass on, unless
-the model was trained so (train.py --prefix-mask). How much either costs depends on the model: look
-at the probabilities, not only at the captions.
+
+There are other ways to get such a prefix. One may run it before there is any window. And an engine
+that serves AR models has it already, made under the causal mask, where keeping it is exact. Write
+both; the checker decodes with each of them, and shows how many captions are right. One of them
+ruins three captions of four. Then say why.
 
 Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.score` in mini_dimple.py.
-Check: python -m pytest exercises/06_prefilling.py -s   (-s shows how far off stale and naive are)
+Check: python -m exercises 6      (or: python -m pytest exercises/06_prefilling.py)
 """
 import torch
 
@@ -38,10 +40,18 @@ def later_pass(model, last, tokens, past):
     raise NotImplementedError
 
 
-def naive_past(model, prefix):
+def lone_past(model, prefix, causal):
     """prefix (B, V + P, D) -> past in the same form, from what precedes the last prompt token
-    alone, in full attention."""
+    alone: no window in view. `causal`: under the causal mask, else in full attention."""
     raise NotImplementedError
+
+
+# Why are so many captions wrong with that prefix? Run the checker first: its table has what speaks
+# for and against each. Write the letter in place of None.
+#   "a"  what is kept goes stale as tokens are committed
+#   "b"  what is kept has never seen the window
+#   "c"  parts of the picture have not seen the parts that follow
+WHY = None
 
 
 from exercises.checks.prefilling import *  # the checker; keep this line last

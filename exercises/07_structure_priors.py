@@ -18,7 +18,7 @@ before a `_` belongs to the free token, and must not become a token of its own.
 Paper: structure priors.
 Compare afterwards: `make_window` in sample.py, and the argument `window` of `decode` in
 mini_dimple.py.
-Check: python -m pytest exercises/07_structure_priors.py
+Check: python -m exercises 7      (or: python -m pytest exercises/07_structure_priors.py)
 """
 import torch
 

@@ -10,7 +10,7 @@ guess.
 
 Not part of Dimple: DAEDAL (arXiv 2508.00819) goes the other way and lets a short window grow.
 Compare afterwards: `response_ends` in mini_dimple.py.
-Check: python -m pytest exercises/09_find_the_end.py -s
+Check: python -m exercises 9      (or: python -m pytest exercises/09_find_the_end.py)
 """
 import torch
 

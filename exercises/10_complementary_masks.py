@@ -12,7 +12,7 @@ at least EPS, as t can be 1.
 Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it
 complementary). Compare afterwards: `complementary_loss` in lab/variants.py.
 Whether it helps: python -m lab claims loss
-Check: python -m pytest exercises/10_complementary_masks.py
+Check: python -m exercises 10      (or: python -m pytest exercises/10_complementary_masks.py)
 """
 import torch
 

@@ -64,23 +64,29 @@ def save(path, image, **options):
 # ---------------------------------------------------------------- pictures with captions
 
 def samples_sheet(pictures, texts, right, size_px=192, shown=8):
-    """The first pictures (PIL) with their captions, in two rows; a wrong caption is red. Returns a
-    PIL image."""
+    """The first pictures (PIL) with their captions of at most 7 lines, in two rows as high as these
+    need; a wrong caption is red. Returns a PIL image."""
     font = ImageFont.load_default(13)
-    columns, height_px = math.ceil(min(shown, len(texts)) / 2), size_px + 128
-    sheet = Image.new("RGB", (columns * (size_px + 16), 2 * height_px), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (picture, text) in enumerate(list(zip(pictures, texts))[:shown]):
-        x, y = i % columns * (size_px + 16) + 8, i // columns * height_px + 8
-        sheet.paste(picture.resize((size_px, size_px), Image.Resampling.NEAREST), (x, y))
+    line_px = font.getbbox("A")[3] + 4  # Pillow's distance of two lines
+    captions = []
+    for text in texts[:shown]:
         lines = [""]
         for word in text.split():
             word = fit(word, size_px, font)
             if lines[-1] and font.getlength(f"{lines[-1]} {word}") > size_px:
                 lines.append("")
             lines[-1] = f"{lines[-1]} {word}".strip()
+        captions.append(lines[:7])
+    columns = math.ceil(len(captions) / 2)
+    heights = [size_px + 16 + line_px * max(map(len, row))
+               for row in (captions[:columns], captions[columns:]) if row]
+    sheet = Image.new("RGB", (columns * (size_px + 16), sum(heights)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (picture, lines) in enumerate(zip(pictures, captions)):
+        x, y = i % columns * (size_px + 16) + 8, i // columns * heights[0] + 8
+        sheet.paste(picture.resize((size_px, size_px), Image.Resampling.NEAREST), (x, y))
         ink = "black" if right[i] else "red"
-        pen.multiline_text((x, y + size_px + 4), "\n".join(lines[:7]), ink, font)
+        pen.multiline_text((x, y + size_px + 4), "\n".join(lines), ink, font)
     return sheet
 
 

@@ -242,10 +242,26 @@ def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
 def test_samples_sheet(n, width):
     texts, right = [" ".join(WORDS)] * n, [True] * (n - 1) + [False]
     sheet = samples_sheet([PICTURE] * n, texts, right)
-    assert sheet.size == (width, 2 * 320)
+    assert sheet.width == width
     red = (255, 0, 0) in colours(sheet)
     assert red == (n <= 8), "the last caption is wrong, but only eight are shown"
     samples_sheet([PICTURE.convert("L")] * len(AWKWARD), AWKWARD, [True] * len(AWKWARD), shown=20)
+
+
+def test_the_rows_of_a_samples_sheet_are_as_high_as_their_captions():
+    def margin(texts):
+        """Rows below the lowest ink of a caption, and the sheet's height."""
+        sheet = samples_sheet([PICTURE] * len(texts), texts, [True] * len(texts))
+        return sheet.height - ImageChops.invert(sheet.convert("L")).getbbox()[3], sheet.height
+
+    long = " ".join(WORDS)
+    one = margin(["flag"])
+    assert one[1] < 240, "one picture needs one row"
+    for texts in (["flag"], ["a", "b", "flag"], [long], [long, "flag"], ["flag", long],
+                  [f"{long} {long} {long}"] * 3):
+        assert 4 <= margin(texts)[0] <= 20, "neither cut off nor empty"
+    assert margin(["flag"] * 8)[1] == 2 * one[1]
+    assert margin([long] + ["flag"] * 7)[1] == one[1] + margin([long])[1]
 
 
 @pytest.mark.parametrize("series", [

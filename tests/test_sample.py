@@ -270,6 +270,17 @@ def test_a_window_longer_than_any_trained_is_said(trained, capsys):
         assert err.count("\n") == err.count(warning) == said
 
 
+def test_weights_of_the_toy_say_what_they_can_see(trained, capsys, tmp_path):
+    Image.new("RGB", (60, 40), "navy").save(tmp_path / "photo.jpg")
+    for name, words, said in (("d", ["--image", tmp_path / "photo.jpg"], 1), ("d", [], 0),
+                              ("ar", ["--image", tmp_path / "photo.jpg"], 1),
+                              ("own", ["--image", tmp_path / "photo.jpg"], 0)):
+        sample.main([str(word) for word in ["--checkpoint", trained / f"{name}.pt", *words]])
+        err = capsys.readouterr().err
+        assert err.count("\n") == err.count("coloured shapes") == said
+        assert err.count("docs/pictures.md") == said
+
+
 def test_own_pictures_need_an_image(trained, capsys):
     assert "--image" in refused(capsys, "--checkpoint", trained / "own.pt")
 

@@ -1,8 +1,10 @@
 """What the checkers share: the shipped weights, a few held-out scenes, a watch on the model, and
 failing with a lesson.
 
-A checker is a few functions check_...(solution), made into one test by `exercise`; the exercise
-imports that test in its last line, and `solution` is the module that did so."""
+A checker is a few functions check_...(solution), and one that shows what the student's function
+does once it is right; `exercise` makes a test of them. The exercise imports it in its last line, so
+that pytest finds it there; `python -m exercises` takes its `run`. `solution` is the module that the
+student wrote."""
 import functools
 import traceback
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from data import toy
-from lab.checkpoint import SHIPPED, SHIPPED_AR, load
+from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load
 from lab.evaluate import Scenes
 from rules import RuleError
 
@@ -25,27 +27,43 @@ def teach(right, lesson):
         raise pytest.fail.Exception(lesson, pytrace=False) from None
 
 
-def exercise(*checks):
-    """-> a test: the checks in turn, the first failure ends it. An exception in the student's code
-    is shown with the student's line alone."""
-    def test_exercise(request):
-        solution = request.module
+def exercise(*checks, show=None):
+    """-> a test: the checks in turn, the first failure ends it; then `show(solution)`, a few lines
+    of text made with the student's function, is printed past pytest's capture. An exception in the
+    student's code is shown with the student's line alone."""
+    def run(solution):
+        """-> what is shown of a right solution. Fails with a lesson of any other."""
+        scenes.cache_clear()  # another solution may have written into them
         try:
             for check in checks:
                 check(solution)
-        except Exception as error:
-            first = isinstance(error, RuleError) and error.__cause__ or error
-            frames = traceback.extract_tb(first.__traceback__)
-            own = [frame for frame in frames if frame.filename == solution.__file__]
-            if not own and not isinstance(error, RuleError):
+            return show(solution) if show else ""
+        except (Exception, SystemExit) as error:
+            lesson = explained(error, solution)
+            if not lesson:
                 raise  # not the student's doing
-            error = first if own else error
-            # PyTorch raises some, too, with a message
-            if isinstance(error, NotImplementedError) and not error.args:
-                teach(False, f"{own[-1].name} is not written yet.")
-            line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""
-            teach(False, f"{line}{type(error).__name__}: {error}")
+            teach(False, lesson)
+
+    def test_exercise(request):
+        shown = run(request.module)
+        with request.getfixturevalue("capsys").disabled():
+            print(f"\n{shown}")
+    test_exercise.run = run
     return test_exercise
+
+
+def explained(error, solution):
+    """An exception as a lesson, with the line of the student's code that it came through; "" if it
+    came through none, and is no rule's."""
+    first = isinstance(error, RuleError) and error.__cause__ or error
+    own = [frame for frame in traceback.extract_tb(first.__traceback__)
+           if frame.filename == solution.__file__]
+    error = first if own else error
+    # PyTorch raises some, too, with a message
+    if isinstance(error, NotImplementedError) and not error.args and own:
+        return f"{own[-1].name} is not written yet."
+    line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""
+    return f"{line}{type(error).__name__}: {error}" if own or isinstance(error, RuleError) else ""
 
 
 def teach_tensor(value, shape, dtype, what):
@@ -59,8 +77,10 @@ def teach_tensor(value, shape, dtype, what):
 
 @functools.cache
 def shipped(phase="diffusion"):
-    """-> model, tokenizer of the weights that come with the repository, of either phase."""
-    model, tokenizer, _ = load({"diffusion": SHIPPED, "ar": SHIPPED_AR}[phase], CPU)
+    """-> model, tokenizer of the weights that come with the repository: after either phase, "ar" or
+    "diffusion", or "weak", of an earlier step."""
+    paths = {"diffusion": SHIPPED, "ar": SHIPPED_AR, "weak": SHIPPED_WEAK}
+    model, tokenizer, _ = load(paths[phase], CPU)
     return model, tokenizer
 
 

@@ -1,13 +1,14 @@
 """Checks exercise 3: the values, who sees whom, and the trained models running on the student's
 attention."""
+from contextlib import contextmanager
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from exercises.checks import count_right, exercise, scenes, shipped, teach, teach_tensor
 from lab.evaluate import decoded
-from mini_dimple import confident, decode_ar
+from mini_dimple import confident, decode_ar, full
 
 __all__ = ["test_exercise"]
 OFTEN = (" (masked_fill returns a copy, and wants a bool mask that is True where nothing may be "
@@ -106,25 +107,54 @@ def check_who_sees_whom(solution):
           "With causal=True a position does not see all that precedes it." + OFTEN)
 
 
-@torch.no_grad()
-def check_that_the_trained_models_caption_with_it(solution):
-    (model, _), (ar_model, _), some = shipped(), shipped("ar"), scenes(64)[:8]
-    rule = confident(0.9)
-    ways = {"diffusion phase, full attention": lambda: decoded(model, some, rule).tokens,
-            "AR phase, causal": lambda: decode_ar(ar_model, *some[:2], 48).tokens}
+@contextmanager
+def plugged(solution, swapped=False):
+    """Inside, the models run on the student's attention; `swapped`: causal where it was full, full
+    where it was causal."""
     whole = F.scaled_dot_product_attention
 
     def plug(q, k, v, is_causal=False):
         if q.shape != k.shape:  # with a cache there are more keys than queries: not this exercise
             return whole(q, k, v, is_causal=is_causal)
-        return solution.attention(q, k, v, is_causal)
-    for name, way in ways.items():
-        before = way()
-        with mock.patch.object(F, "scaled_dot_product_attention", plug):
-            after = way()
+        return solution.attention(q, k, v, is_causal != swapped)
+    with mock.patch.object(F, "scaled_dot_product_attention", plug):
+        yield
+
+
+WAYS = {  # of captioning rows of scenes -> Decoded
+    "diffusion phase, full attention": lambda rows: decoded(
+        shipped()[0], scenes(64)[rows], confident(0.9), full),
+    "AR phase, causal": lambda rows: decode_ar(shipped("ar")[0], *scenes(64)[rows][:2], 48)}
+
+
+@torch.no_grad()
+def check_that_the_trained_models_caption_with_it(solution):
+    rows = slice(0, 8)
+    for name, way in WAYS.items():
+        before = way(rows).tokens
+        with plugged(solution):
+            after = way(rows).tokens
         teach(torch.equal(before, after),
               f"With your attention inside, the trained model ({name}) captions differently.")
 
 
+@torch.no_grad()
+def show(solution):
+    """Who sees whom, and what the models do under each other's attention."""
+    some, tokenizer, rows = scenes(64), shipped()[1], slice(0, 16)
+    grids = [[" ".join("x" if one else "." for one in row) for row in sees(solution, causal, 4)]
+             for causal in (True, False)]
+    lines = ["Who sees whom, by trying your function (a row: what one position sees):",
+             "causal=True    causal=False", *(f"{a}        {b}" for a, b in zip(*grids)),
+             f"A right caption:\n    {some.split.texts[0]}"]
+    for name, way in WAYS.items():
+        with plugged(solution, swapped=True):
+            out = way(rows)
+        texts = [tokenizer.decode(out.response(b)) for b in range(16)]
+        lines.append(f"The weights of the {name.split(',')[0]}, with your function the other way "
+                     f"round, {count_right(texts)} of 16 right:\n    {texts[0]}")
+    return "\n".join([*lines, "What has each phase learnt to rely on, that it does not find here?"])
+
+
 test_exercise = exercise(check_the_values, check_who_sees_whom,
-                         check_that_the_trained_models_caption_with_it)
+                         check_that_the_trained_models_caption_with_it, show=show)

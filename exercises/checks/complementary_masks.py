@@ -90,4 +90,30 @@ def check_each_token_is_predicted_once(solution):
               "The complement's level is 1 - t, at least EPS.")
 
 
-test_exercise = exercise(check_rows_belong_together, check_each_token_is_predicted_once)
+def show(solution):
+    """How often a token is predicted, by level, and what it weighs."""
+    def times(*masks):
+        """-> which share of the tokens is in none, one and two of two masks."""
+        count = sum(mask.long() for mask in masks).flatten().bincount(minlength=3)
+        return " / ".join(f"{n / count.sum():4.0%}" for n in count)
+    some, lines = scenes(64)[:B], []
+    for level in (0.05, 0.3, 0.5, 0.7, 0.95):
+        t, g = torch.full((B,), level), torch.Generator().manual_seed(0)
+        responses = scenes(64).responses[:B]
+        one, two = (forward_process(responses, t, MASK, g)[1] for _ in "12")
+        given = [*some[:2], responses, one, t]
+        *_, masked, levels = answer = run(solution, given)
+        first, second = map(list, zip(*pairs(given, answer)))
+        weights = ", ".join(f"{1 / levels[row]:.1f}" for row in (first[0], second[0]))
+        lines.append(f"{level:5.2f}  {one.double().mean():8.0%}    "
+                     f"{times(masked[first], masked[second])}    {times(one, two)}    {weights}")
+    return "\n".join([
+        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, once, "
+        "twice by two:", "    t  one mask    your twins            two drawn apart       weights "
+        "1/t of the twins", *lines,
+        "Over all t: one mask half of them, two drawn apart a third never. What does that cost in "
+        "passes, and what", "may it do to the loss that 1/t weighs?"])
+
+
+test_exercise = exercise(check_rows_belong_together, check_each_token_is_predicted_once,
+                         show=show)

@@ -3,6 +3,7 @@ import torch
 
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, watched
 from lab.evaluate import decoded
+from lab.trace import show as in_words
 from mini_dimple import confident, full
 
 __all__ = ["test_exercise"]
@@ -130,7 +131,19 @@ def check_confidence_is_read_before_temperature(solution):
           "probable ones still: the proposal must be drawn from softmax(logits / temperature).")
 
 
+def show(solution):
+    """The student's decoding of one picture, as sample.py prints it."""
+    images, prompt, window = scenes(64)[:1]
+    tokens, _, seen = run(solution, images, prompt, window, 0.9)
+    windows = [p.window for p in seen[0] if (p.window == shipped()[0].config.mask_id).any()]
+    lines = [f"{i:3d}  {in_words(after, before, shipped()[1])}" for i, (before, after) in enumerate(
+        zip(windows, [*windows[1:], tokens[0]]), 1)]
+    return "\n".join(["Your decoding of a held-out picture (a line: an iteration; [brackets]: what it "
+                      "committed; _: [MASK]):", *lines,
+                      "In which iterations does a single word go, and why had it to wait?"])
+
+
 test_exercise = exercise(
     check_it_ends, check_a_batch_decodes_as_each_example_alone,
     check_each_example_as_the_paper_says, check_given_tokens_stay,
-    check_confidence_is_read_before_temperature)
+    check_confidence_is_read_before_temperature, show=show)

@@ -2,7 +2,7 @@
 import torch
 
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
-from mini_dimple import token_nll
+from mini_dimple import forward_process, token_nll
 
 __all__ = ["test_exercise"]
 
@@ -125,5 +125,26 @@ def check_an_example_without_masks(solution):
           "and still counts as an example in the mean over the batch.")
 
 
+@torch.no_grad()
+def show(solution):
+    """The loss of three models by the level, beside the least possible."""
+    some, rows, lines = scenes(64), torch.arange(32), []
+    (images, prompt, _), response = some[rows], some.responses[rows]
+    models = [shipped(name)[0] for name in ("diffusion", "weak", "ar")]
+    exact, mask_id = some.exact()(rows), models[0].config.mask_id
+    for level in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
+        t = torch.full((len(rows),), level)
+        noisy, masked = forward_process(response, t, mask_id, torch.Generator().manual_seed(0))
+        found = [solution.diffusion_loss(model, images, prompt, response, masked, t).item()
+                 for model in models]
+        least = (token_nll(exact(noisy), response) * masked).sum().item() / level / masked.numel()
+        lines.append(f"{level:5.1f} {found[0]:17.4f} {found[1]:14.4f} {found[2]:12.4f} {least:16.4f}")
+    return "\n".join([
+        "Your loss on 32 held-out captions, in nats, at one level t each:",
+        "    t   trained weights   weaker weights   AR weights   least possible", *lines,
+        "Why is the least possible not 0, and why does it grow with t? Why are the AR weights so bad "
+        "at it,", "which caption 98% right from left to right?"])
+
+
 test_exercise = exercise(check_the_value, check_that_it_can_be_trained_with,
-                         check_an_example_without_masks)
+                         check_an_example_without_masks, show=show)

@@ -2,6 +2,9 @@
 import torch
 
 from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
+from lab.evaluate import decoded
+from lab.trace import show as in_words
+from mini_dimple import confident
 
 __all__ = ["test_exercise"]
 
@@ -30,6 +33,10 @@ def masked_by(solution, response, t):
         teach("must match the size" not in str(error),
               f"{error}\nShapes (B, W) and (B,) do not line up: compared with a row of W tokens, t "
               "needs a second dimension, t[:, None], (B, 1).")
+        teach("for 'Long'" not in str(error),
+              f"{error}\nResponse holds ids, whole numbers (dtype long), and torch.rand_like makes "
+              "numbers of the dtype that it is given; there are no random whole numbers between 0 "
+              "and 1. Take the shape alone: torch.rand(response.shape).")
         raise
     teach(isinstance(answer, tuple) and len(answer) == 2,
           "forward_process must return two tensors: noisy, masked.")
@@ -91,5 +98,25 @@ def check_the_padding_too(solution):
           "The padding is part of the response: by predicting it the model learns where to stop.")
 
 
+def show(solution):
+    """A caption noised by the student, and restored by the trained model."""
+    torch.manual_seed(1)
+    (model, tokenizer), some = shipped(), scenes(64)
+    response = some.responses[:1]
+    lines = {"as it is": response}
+    for level in (0.3, 0.6, 0.9):
+        lines[f"t = {level}"] = solution.forward_process(
+            response, torch.tensor([level]), model.config.mask_id)[0]
+    restored = decoded(model, (*some[:1][:2], lines["t = 0.9"]), confident(0.9)).tokens
+    lines["restored"] = restored
+    levels = " ".join(f"{t:.2f}" for t in solution.draw_t(8))
+    return "\n".join([
+        "A held-out picture's caption, noised by your forward process (_ is [MASK], *3: three in a "
+        "row),", "and what the trained model, which sees the picture, makes of the last:",
+        *(f"{name:9s} {in_words(ids[0], ids[0], tokenizer)}" for name, ids in lines.items()),
+        f"A batch of eight, by your draw_t: t = {levels}",
+        "Which of its words could the model know at t = 0.9, and which could it only guess?"])
+
+
 test_exercise = exercise(check_levels, check_how_much_is_masked, check_each_token_on_its_own,
-                         check_the_padding_too)
+                         check_the_padding_too, show=show)

@@ -101,4 +101,12 @@ def check_guesses(solution):
     teach(not lessons, "\n".join([f"{held} ranges hold what was measured.", *lessons]))
 
 
-test_exercise = exercise(check_guesses)
+def show(solution):
+    lines = [f"{question:32s} {low:>6.0f} to {high:.0f}%{'':{3 - len(f'{high:.0f}')}} "
+             f"{measured(question):>12.0f}%" for question, (low, high) in (
+                 (question, form(question, solution.GUESS[question])) for question in QUESTIONS)]
+    return "\n".join([f"{'':32s} you guessed    measured ({N} scenes)", *lines,
+                      "Both fixed counts take 12 iterations. Why is the careful one the worse?"])
+
+
+test_exercise = exercise(check_guesses, show=show)

@@ -93,4 +93,18 @@ def check_a_length_can_be_given(solution):
                   f"came out as {text!r}; it shows {phrase!r}.")
 
 
-test_exercise = exercise(check_windows, check_the_wording_is_kept, check_a_length_can_be_given)
+def show(solution):
+    """One picture, captioned by the student's templates."""
+    some, row = scenes(64), [0]
+    right = some.split.texts[row[0]]
+    lines = []
+    for template in ("", "i can see at", "_ _ _ a _ purple", "there is just a _ _ _ at the _ _<end>"):
+        lines += [f"  {template!r}", f"      {answers(solution, some, row, template)[0]}"]
+    return "\n".join([f"A held-out picture; one right caption is:\n      {right}",
+                      "Your infilling of it, by what is given:", *lines,
+                      "Nothing in it is purple, and it has more than one object. What does the "
+                      "model do with what is false?"])
+
+
+test_exercise = exercise(check_windows, check_the_wording_is_kept, check_a_length_can_be_given,
+                         show=show)

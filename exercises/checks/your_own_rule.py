@@ -9,7 +9,9 @@ from lab.board import grade_rule
 from rules import checked, resolve
 
 __all__ = ["test_exercise"]
-N, MOST = 60, 7
+N, MOST, STRETCH = 60, 7, 4.5
+WORSE = 2.5 / N  # two scenes, whatever the rounding
+WAYS = [(block, temperature) for block in ("trained", "exact") for temperature in (0.0, 1.0)]
 
 
 def decoded(rule, rows):
@@ -17,11 +19,13 @@ def decoded(rule, rows):
 
 
 @functools.cache
-def measured(rule):
+def measured(rule, block="trained", temperature=0.0):
     """-> share right, passes (a rule's own looks are some, too); of a rule, or of one of the
     board's by its name (`resolve` makes a new function each time)."""
     rule = resolve(rule) if isinstance(rule, str) else checked(rule, "rule")
-    figures = grade_rule(lambda rows: decoded(rule, rows), scenes(N)).figures
+    way = evaluate.exact_way(scenes(N), rule, temperature) if block == "exact" else (
+        lambda rows: evaluate.decoded(shipped()[0], scenes(N)[rows], rule, temperature=temperature))
+    figures = grade_rule(way, scenes(N)).figures
     return figures["right"], figures["passes"]
 
 
@@ -52,27 +56,59 @@ def check_beats_fixed_counts(solution):
     teach(right >= count_right,
           mine + "Too few are right. Tokens committed in one iteration are chosen independently of "
           "each other: where two are nearly as good (at or in; an object's size first, or its "
-          "place), each position picks for itself, and they mix. Commit one of them and let the "
-          "others see it.")
+          "place), each position picks for itself, and they mix. Which positions may go together, "
+          "and which has to see another's choice first?")
     teach(passes < count_passes / 2,
           mine + "Too slow: commit all that is sure at once, however many that are. (A look of the "
           "rule's own, step.look, is a pass, too.)")
+
+
+def alone_in_a_pass(rule):
+    """In how many iterations of a caption, on average, a single token is committed."""
+    left = []
+
+    def noting(step):
+        left.append(step.masked.sum(1))
+        return rule(step)
+    decoded(noting, slice(0, N))
+    committed = torch.stack([*left, torch.zeros_like(left[0])]).diff(dim=0)  # (iterations, B)
+    return (committed == -1).sum(0).double().mean().item()
 
 
 def check_as_right_in_fewer_passes_than_confident(solution):
     right, passes, mine = said(solution)
     theirs, their_passes = measured("confident:0.9")
     mine += f"confident:0.9: {theirs:.1%} in {their_passes:.2f}. "
-    teach(right > theirs - 2.5 / N, mine + "Fast, but too few are right: committed together, "
+    teach(right > theirs - WORSE, mine + "Fast, but too few are right: committed together, "
           "undecided words mix. A lower threshold alone is not the way.")
-    teach(passes <= MOST,
-          mine + "Look at a trace: confident decoding settles an open choice alone, commits what "
-          "follows from it in the next iteration, and so on. Could an open choice be settled while "
-          "sure ones are committed, one at a time? (If you do that and gain nothing: is your best "
-          "one taken among masked positions that are not sure? Committed positions have a high "
-          "confidence, too.)")
-    print("\n" + mine + "The whole board: python -m lab rules --rule FILE")
+    if passes > MOST:
+        single = alone_in_a_pass(checked(solution.rule, "rule"))
+        mine += f"In {single:.1f} of your passes a single token goes. "
+        teach(passes < their_passes - 1, mine + "Look at a trace (python sample.py --seed 9 --rule "
+              "FILE): what does such a token decide, and what happens in the pass after it? (Of "
+              "committed positions there is a confidence, too, a high one: an argmax or topk over "
+              "all positions finds those, and they are ignored.)")
+        teach(False, mine + f"Fewer than before, and still more than {MOST}: must each of these go "
+              "alone? What may be in a pass together with it, so that nothing mixes?")
+
+
+def show(solution):
+    """The student's row beside two of the board's."""
+    found = {"maskgit:2": [measured("maskgit:2")],
+             "confident:0.9": [measured("confident:0.9", *way) for way in WAYS],
+             "yours": [measured(solution.rule, *way) for way in WAYS]}
+    rows = [f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in figures)
+            for name, figures in found.items()]
+    reached = all(right > theirs - WORSE and passes <= STRETCH
+                  for (right, passes), (theirs, _) in zip(found["yours"], found["confident:0.9"]))
+    return "\n".join([
+        f"Fully right, and passes, of {N} scenes, on the trained weights and on the exact "
+        "posterior, greedy and sampled:", " " * 14 + "".join(
+            f"{name:>17s}" for name in ("trained, greedy", "sampled", "exact, greedy", "sampled")),
+        *rows, f"Stretch goal (in each column as right as confident:0.9 but for two scenes, in at "
+        f"most {STRETCH} passes): {'reached' if reached else 'not yet'}.",
+        "The whole board: python -m lab rules --rule FILE"])
 
 
 test_exercise = exercise(check_each_example_on_its_own, check_beats_fixed_counts,
-                         check_as_right_in_fewer_passes_than_confident)
+                         check_as_right_in_fewer_passes_than_confident, show=show)
