@@ -10,10 +10,10 @@ from lab.checkpoint import write
 from lab.trace import EOS
 
 WIDTH_PX, PICTURE_PX, MARGIN_PX = 830, 192, 14  # GitHub shows a README about 830 px wide
-CELL_PX, GAP_PX, HEAD_PX = (70, 34), 4, 28  # a cell; between two; height of a panel's title
+CELL_PX, GAP_PX, HEAD_PX = (71, 34), 4, 28  # a cell; between two; height of a panel's title
 TINY, SMALL, FONT, TITLE = (ImageFont.load_default(size_px) for size_px in (11, 12, 14, 16))
 BLACK, GREY, LIGHT = (20, 20, 20), (75, 75, 75), (225, 225, 225)
-WAITING, GIVEN, DIM = (236, 236, 236), (255, 214, 122), (120, 120, 120)
+WAITING, GIVEN, DIM = (236, 236, 236), (255, 214, 122), (100, 100, 100)
 PALE, STRONG = (236, 245, 253), (104, 176, 238)  # of confidence 0 and 1; black is legible on both
 REASONS = {"rule": (0, 90, 150), "at least one": (213, 94, 0), "limit": (170, 60, 140),
            "taken back": (220, 0, 0)}  # why a cell changed -> its outline
@@ -105,7 +105,7 @@ def frames(run):
             if text is not None and why is None and old and old.text is not None:
                 line.append(old._replace(text=text, why=None))
             else:
-                line.append(Cell(text, False, confidence, why, [] if text else likeliest))
+                line.append(Cell(text, False, confidence, why, likeliest if text is None else []))
         lines.append(line)
     return [folded(line) for line in lines]
 
@@ -160,12 +160,14 @@ def height_of(n, width_px):
 def draw_cell(pen, left, top, cell, size=CELL_PX):
     right, bottom = left + size[0] - 1, top + size[1] - 1
     fill = GIVEN if cell.given else WAITING if cell.text is None else shade(cell.confidence)
-    pen.rounded_rectangle((left, top, right, bottom), 4, fill, REASONS.get(
-        cell.why, REASONS["rule"]) if cell.why else None, 3 if cell.why == "taken back" else 2)
+    outline = REASONS.get(cell.why, REASONS["rule"]) if cell.why else None
+    more = cell.why == "taken back"  # px thicker, outwards: clear of the words that wait again
+    box = left - more, top - more, right + more, bottom + more
+    pen.rounded_rectangle(box, 4, fill, outline, 2 + more)
     middle = (left + right) / 2
     if cell.times > 1:
         pen.text((middle, top + 11), cell.text, BLACK, FONT, "mm")
-        pen.text((middle, top + 25), f"x {cell.times}", GREY, TINY, "mm")
+        pen.text((middle, top + 25), f"x {cell.times}", BLACK, TINY, "mm")
     elif cell.text is not None:
         text = fit(cell.text, size[0] - 6, FONT)
         pen.text((middle, (top + bottom) / 2), text, BLACK, FONT, "mm")
@@ -173,8 +175,8 @@ def draw_cell(pen, left, top, cell, size=CELL_PX):
     for (text, p), y, ink, font in zip(cell.likeliest, (10, 25), (GREY, DIM), (SMALL, TINY)):
         if y == 10 or p >= 0.005:
             share = f"{100 * p:.0f}"
-            room_px = size[0] - 8 - font.getlength(share)
-            pen.text((right - 3, top + y), share, ink, font, "rm")
+            room_px = size[0] - 9 - TINY.getlength(share)
+            pen.text((right - 3, top + y), share, ink, TINY, "rm")
             pen.text((left + 4, top + y), fit(text, room_px, font), ink, font, "lm")
 
 
@@ -201,7 +203,7 @@ def decoding_sheet(picture, titles, lines, iteration=None):
     """Panels one below the other, each a title and its `frames`, after one iteration, beside the
     picture; or all their iterations, below it."""
     still, beyond_px = iteration is None, PICTURE_PX + 2 * MARGIN_PX
-    left, top = (MARGIN_PX + 26, beyond_px) if still else (beyond_px + 4, MARGIN_PX)
+    left, top = (MARGIN_PX + 26, beyond_px) if still else (beyond_px, MARGIN_PX)
     right, layouts = WIDTH_PX - MARGIN_PX, []
     for title, panel in zip(titles, lines):
         last = len(panel) - 1

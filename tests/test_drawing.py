@@ -5,6 +5,7 @@ import random
 import pytest
 from PIL import Image, ImageChops
 
+from data import toy
 from lab import drawing
 from lab.drawing import Series, chart, samples_sheet, save_decoding
 from lab.trace import EOS
@@ -41,7 +42,7 @@ def one_iteration(tokens, **lists):
 
 def cell_boxes(n, suffix):
     """Left and top of the first n cells of a picture's first panel, in its first row of rows."""
-    left, top, width = dict(gif=(224, 42, 592), png=(40, 248, 776))[suffix]
+    left, top, width = dict(gif=(220, 42, 596), png=(40, 248, 776))[suffix]
     return [(left + x, top + y) for x, y in (drawing.place_of(i, width) for i in range(n))]
 
 
@@ -93,12 +94,12 @@ def test_a_gif_is_small(tmp_path):
 def test_a_finished_panel_stays_still_and_nothing_moves(tmp_path):
     save_decoding(tmp_path / "x.gif", PICTURE, [made(WORDS, 2), made(WORDS, 6)])
     shots = [image for image, _ in frames(tmp_path / "x.gif")]
-    half = 230, 0, 830, 42 + drawing.height_of(len(WORDS), 592)  # the first panel
+    half = 215, 0, 830, 42 + drawing.height_of(len(WORDS), 596)  # the first panel
     new = drawing.REASONS["rule"]
     assert new in colours(shots[2].crop(half)), "just committed"
-    assert new not in colours(shots[3].crop((230, 40, 830, half[3]))), "no longer"
+    assert new not in colours(shots[3].crop((215, 40, 830, half[3]))), "no longer"
     for shot in shots[4:]:
-        still = [image.crop((230, 40, 830, half[3])) for image in (shots[3], shot)]
+        still = [image.crop((215, 40, 830, half[3])) for image in (shots[3], shot)]
         assert not ImageChops.difference(*still).getbbox()
     for shot in shots:  # the space between two cells is white from the first frame to the last
         for left, top in cell_boxes(len(WORDS), "gif"):
@@ -142,6 +143,21 @@ def test_what_waits_shows_its_words(tmp_path):
     nothing, sure, torn = [ink(second, box) for box in cell_boxes(3, "gif")]
     assert nothing == 0 < sure < torn
     assert not any(ink(first, box) for box in cell_boxes(3, "gif")), "before the first pass"
+    committed = one_iteration([""], likeliest=[[["cat", 0.6]]])  # a token of white space alone
+    save_decoding(tmp_path / "y.gif", PICTURE, [committed])
+    *_, (shot, _) = frames(tmp_path / "y.gif")
+    assert ink(shot, cell_boxes(1, "gif")[0]) == 0, "it waits no longer"
+
+
+def test_a_cell_has_room_for_each_word_of_the_toy(monkeypatch):
+    drawn, fit = [], drawing.fit
+    monkeypatch.setattr(drawing, "fit", lambda *args: drawn.append(fit(*args)) or drawn[-1])
+    words = [*toy.SHAPES, *toy.COLOURS, *toy.RADIUS_PX, "".join(toy.OPENINGS), "bottom middle"]
+    words = {word for text in words for word in text.split()} | {EOS}
+    run = one_iteration([*words] + [None] * len(words),
+                        likeliest=[[]] * len(words) + [[[w, 1.0], [w, 0.99]] for w in words])
+    drawing.decoding_sheet(PICTURE, [""], [drawing.frames(run)], 1)
+    assert words < set(drawn) and not any("…" in word for word in drawn)
 
 
 def test_each_reason_has_its_outline(tmp_path):

@@ -32,8 +32,7 @@ def total(some, tokens, places, weight=None):
 
 
 def taken_for(some, tokens, places):
-    """What is easily taken for the error, and for the bound -> [((error, bound), lesson), ...]; None
-    for neither."""
+    """-> [((what is easily taken for the error, what for the bound; or None), lesson), ...]"""
     error, most, single = total(some, tokens, places)
     agrees, odds = some.agree(tokens), some.odds
     of_captions = torch.special.entr(odds * agrees / (odds * agrees).sum()).sum().item()

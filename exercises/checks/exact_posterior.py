@@ -131,7 +131,8 @@ def check_posterior(solution):
         why = next((lesson for guess, lesson in mistaken(some, tokens)
                     if torch.allclose(guess, probs, atol=1e-3)), "")
         at, token = divmod(off.argmax().item(), mask_id + 1)
-        teach(False, where + f"position {at} is \"{words(torch.tensor([token]))}\" with probability "
+        word = words(torch.tensor([token]))
+        teach(False, where + f"position {at} is \"{word}\" with probability "
               f"{right[at, token]:.3f} (data/exact.py); yours: {probs[at, token]:.3f}. {why}")
 
 
