@@ -10,8 +10,8 @@ from lab.checkpoint import write
 from lab.trace import EOS
 
 WIDTH_PX, PICTURE_PX, MARGIN_PX = 830, 192, 14  # GitHub shows a README about 830 px wide
-CELL_PX, GAP_PX, HEAD_PX = (71, 34), 4, 28  # a cell; between two; height of a panel's title
-TINY, SMALL, FONT, TITLE = (ImageFont.load_default(size_px) for size_px in (11, 12, 14, 16))
+CELL_PX, GAP_PX, HEAD_PX = (81, 34), 4, 28  # a cell; between two; height of a panel's title
+TINY, SMALL, WORD, FONT, TITLE = map(ImageFont.load_default, (11, 12, 13, 14, 16))  # px
 BLACK, GREY, LIGHT = (20, 20, 20), (75, 75, 75), (225, 225, 225)
 WAITING, GIVEN, DIM = (236, 236, 236), (255, 214, 122), (100, 100, 100)
 PALE, STRONG = (236, 245, 253), (104, 176, 238)  # of confidence 0 and 1; black is legible on both
@@ -169,10 +169,10 @@ def draw_cell(pen, left, top, cell, size=CELL_PX):
         pen.text((middle, top + 11), cell.text, BLACK, FONT, "mm")
         pen.text((middle, top + 25), f"x {cell.times}", BLACK, TINY, "mm")
     elif cell.text is not None:
-        text = fit(cell.text, size[0] - 6, FONT)
-        pen.text((middle, (top + bottom) / 2), text, BLACK, FONT, "mm")
+        text = fit(cell.text, size[0] - 6, TITLE)
+        pen.text((middle, (top + bottom) / 2), text, BLACK, TITLE, "mm")
     # what it waits for: the likeliest word, and the runner-up where it counts
-    for (text, p), y, ink, font in zip(cell.likeliest, (10, 25), (GREY, DIM), (SMALL, TINY)):
+    for (text, p), y, ink, font in zip(cell.likeliest, (10, 25), (GREY, DIM), (WORD, TINY)):
         if y == 10 or p >= 0.005:
             share = f"{100 * p:.0f}"
             room_px = size[0] - 9 - TINY.getlength(share)
@@ -211,7 +211,8 @@ def decoding_sheet(picture, titles, lines, iteration=None):
         heights = [height_of(len(line), right - left) + (10 if still else MARGIN_PX)
                    for line in panel]
         # as high as it ever gets, so that nothing below it moves
-        layouts.append((title, panel, last, rows, heights if still else [max(heights)] * len(panel)))
+        heights = heights if still else [max(heights)] * len(panel)
+        layouts.append((title, panel, last, rows, heights))
     height = top + sum(HEAD_PX + sum(heights[row] for row in rows)
                        for *_, rows, heights in layouts)
     height = max(height, beyond_px + (0 if still else 7 * 24))
@@ -246,10 +247,12 @@ def decoding_sheet(picture, titles, lines, iteration=None):
 
 def pace(iterations):
     """How many iterations each run has -> how long each frame is shown, in ms: while the shortest
-    run still goes on they get time, afterwards they pass quickly."""
+    run still goes on they get time, afterwards many pass quickly."""
     last, first = max(iterations), min(filter(None, iterations), default=0)
     slow_ms = min(1000, max(300, 12_000 // max(first, 1)))
-    return ([1000] + [slow_ms if i <= first else 120 for i in range(1, last)] + [4000])[-last - 1:]
+    fast_ms = min(slow_ms, max(120, 4000 // max(last - first, 1)))
+    middle = [slow_ms if i <= first else fast_ms for i in range(1, last)]
+    return ([1000] + middle + [4000])[-last - 1:]
 
 
 def save_decoding(path, picture, runs):

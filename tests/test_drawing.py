@@ -70,7 +70,8 @@ def colours(image):
 @pytest.mark.parametrize("runs, durations_ms", [
     ((0,), [4000]), ((1,), [1000, 4000]), ((7,), [1000] + [1000] * 6 + [4000]),
     ((24,), [1000] + [500] * 23 + [4000]), ((100,), [1000] + [300] * 99 + [4000]),
-    ((3, 20), [1000] + [1000] * 3 + [120] * 16 + [4000]), ((0, 2), [1000, 1000, 4000])])
+    ((3, 23), [1000] + [1000] * 3 + [200] * 19 + [4000]), ((0, 2), [1000, 1000, 4000]),
+    ((1, 40), [1000, 1000] + [120] * 38 + [4000]), ((5, 7), [1000] * 7 + [4000])])
 def test_a_gif_has_a_frame_for_each_iteration(tmp_path, runs, durations_ms):
     """The time goes where the first to finish still decodes."""
     panels = [made(WORDS, n, range(len(WORDS)) if n == 0 else ()) for n in runs]
@@ -88,7 +89,7 @@ def test_a_gif_is_small(tmp_path):
     save_decoding(tmp_path / "x.gif", PICTURE, [made(words, 7), made(words, 48)])
     with Image.open(tmp_path / "x.gif") as image:
         assert image.n_frames == 49
-    assert (tmp_path / "x.gif").stat().st_size < 400_000  # 122,000 with Pillow 13
+    assert (tmp_path / "x.gif").stat().st_size < 600_000  # 127,000; Pillow 10.1: 497,000
 
 
 def test_a_finished_panel_stays_still_and_nothing_moves(tmp_path):

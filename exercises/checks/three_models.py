@@ -56,8 +56,9 @@ def check_a_block(solution, block):
           "taken back.")
     passes = sum(one[1] for one in mine) / 2
     teach(passes <= MOST, figures + f"{passes:.2f} passes on average, more than {MOST}: in how "
-          "many of them does a single token go? One open choice may go with all that is sure. (A pass that "
-          "takes back as much as it commits gains nothing, either; and step.look is a pass.)")
+          "many of them does a single token go? One open choice may go with all that is sure. (A "
+          "pass that takes back as much as it commits gains nothing, either; and step.look is a "
+          "pass.)")
 
 
 def show(solution):
