@@ -111,7 +111,8 @@ def test_several_rules_and_their_picture(trained, capsys, tmp_path):
         assert animation.n_frames == 1 + max(lines)
     shown(capsys, *words, "--picture", tmp_path / "d.png")
     assert Image.open(tmp_path / "d.png").format == "PNG"
-    assert "must end in .html, .gif or .png" in refused(capsys, *words, "--picture", tmp_path / "d.jpg")
+    assert "must end in .html, .gif or .png" in refused(
+        capsys, *words, "--picture", tmp_path / "d.jpg")
     shown(capsys, *words, "--picture", tmp_path / "new" / "d.PNG")
     assert (tmp_path / "new" / "d.PNG").exists()
     assert "mine.py" in refused(capsys, *words, "--picture", tmp_path / "mine.py" / "d.png")

@@ -108,7 +108,8 @@ def show(solution):
         lines.append(f"{level:5.2f}  {one.double().mean():8.0%}    "
                      f"{times(masked[first], masked[second])}    {times(one, two)}    {weights}")
     return "\n".join([
-        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, once, "
+        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, "
+        "once, "
         "twice by two:", "    t  one mask    your twins            two drawn apart       weights "
         "1/t of the twins", *lines,
         "Over all t: one mask half of them, two drawn apart a third never. What does that cost in "

@@ -138,7 +138,8 @@ def show(solution):
     windows = [p.window for p in seen[0] if (p.window == shipped()[0].config.mask_id).any()]
     lines = [f"{i:3d}  {in_words(after, before, shipped()[1])}" for i, (before, after) in enumerate(
         zip(windows, [*windows[1:], tokens[0]]), 1)]
-    return "\n".join(["Your decoding of a held-out picture (a line: an iteration; [brackets]: what it "
+    return "\n".join(["Your decoding of a held-out picture (a line: an iteration; [brackets]: what "
+                      "it "
                       "committed; _: [MASK]):", *lines,
                       "In which iterations does a single word go, and why had it to wait?"])
 

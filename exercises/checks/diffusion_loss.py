@@ -138,11 +138,13 @@ def show(solution):
         found = [solution.diffusion_loss(model, images, prompt, response, masked, t).item()
                  for model in models]
         least = (token_nll(exact(noisy), response) * masked).sum().item() / level / masked.numel()
-        lines.append(f"{level:5.1f} {found[0]:17.4f} {found[1]:14.4f} {found[2]:12.4f} {least:16.4f}")
+        lines.append(f"{level:5.1f} {found[0]:17.4f} {found[1]:14.4f} {found[2]:12.4f} "
+                     f"{least:16.4f}")
     return "\n".join([
         "Your loss on 32 held-out captions, in nats, at one level t each:",
         "    t   trained weights   weaker weights   AR weights   least possible", *lines,
-        "Why is the least possible not 0, and why does it grow with t? Why are the AR weights so bad "
+        "Why is the least possible not 0, and why does it grow with t? Why are the AR weights so "
+        "bad "
         "at it,", "which caption 98% right from left to right?"])
 
 

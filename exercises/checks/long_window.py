@@ -88,7 +88,8 @@ def check_short_windows(solution):
     rule, some = checked(solution.rule, "rule"), pictures(48)[:N]
     mine, theirs = (decoded(shipped()[0], some, one) for one in (rule, confident(0.9)))
     teach((mine.passes <= theirs.passes).all(), "In a window of 48 tokens, which the model knows, "
-          f"your rule takes {mine.passes.double().mean():.1f} passes where confident decoding takes "
+          f"your rule takes {mine.passes.double().mean():.1f} passes where confident decoding "
+          "takes "
           f"{theirs.passes.double().mean():.1f}: go straight on there.")
     teach(mine.tokens.shape == theirs.tokens.shape and torch.equal(mine.tokens, theirs.tokens),
           "In a window of 48 tokens, which the model knows, your rule should decode as "
@@ -114,10 +115,12 @@ def check_a_long_window(solution):
             "return a shorter window." if tail else
             "Your window stays as long as it is: a rule may return a shorter one."))
     if (windows[0] != model.config.mask_id).any():
-        teach(enough, mine + f"Your first pass has seen all {LONG} positions, and your rule commits "
+        teach(enough, mine + f"Your first pass has seen all {LONG} positions, and your rule "
+              "commits "
               "by what it found there; such tokens stay. Cut first, and commit by a pass over the "
               "shorter window (the next one, or a look of the rule's own).")
-    teach(enough, mine + "Is the window at most `longest` tokens when the first token is committed, "
+    teach(enough, mine + "Is the window at most `longest` tokens when the first token is "
+          "committed, "
           "and long enough for any answer (39 tokens, with its EOS)?")
 
 

@@ -175,7 +175,8 @@ def check_captions(solution):
           "Why? Write a letter for WHY.")
     teach(why != "a", f"WHY: in the first pass nothing is committed yet, so nothing is stale, and "
           f"{causal.off} of the probability is on other tokens already.")
-    teach(why != "b", f"WHY: neither has the prefix that ran alone in full attention, and with that "
+    teach(why != "b", f"WHY: neither has the prefix that ran alone in full attention, and with "
+          "that "
           f"one {full.right} of 64 captions are right.")
 
 

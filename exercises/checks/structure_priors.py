@@ -98,7 +98,8 @@ def show(solution):
     some, row = scenes(64), [0]
     right = some.split.texts[row[0]]
     lines = []
-    for template in ("", "i can see at", "_ _ _ a _ purple", "there is just a _ _ _ at the _ _<end>"):
+    for template in ("", "i can see at", "_ _ _ a _ purple",
+                     "there is just a _ _ _ at the _ _<end>"):
         lines += [f"  {template!r}", f"      {answers(solution, some, row, template)[0]}"]
     return "\n".join([f"A held-out picture; one right caption is:\n      {right}",
                       "Your infilling of it, by what is given:", *lines,
