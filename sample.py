@@ -5,16 +5,14 @@ import sys
 from pathlib import Path
 
 import torch
-from PIL import Image
-
 from data import DESCRIBE, folder, pad_prompts, toy
 from lab import drawing
 from lab.checkpoint import SHIPPED, load
 from lab.evaluate import THRESHOLD
 from lab.shell import DEVICE, Parser, count, pick_device, script, seed, temperature
-from lab.trace import Trace, counting, show, told
-from lab.viewer import decoding, save_viewer
-from mini_dimple import MAX_POSITIONS, decode, decode_ar
+from lab.trace import follow, show, told
+from lab.viewer import decoding, picture_of, save_viewer
+from mini_dimple import MAX_POSITIONS, decode_ar
 from rules import LOOKS, RuleError, named, resolve, resolve_look
 
 TRAINED = Path("out/mini_dimple.pt")
@@ -128,7 +126,6 @@ def main(argv=None):
     prompts = pad_prompts([prompt], tokenizer, config.prompt_tokens).to(device)
     runs = []
     for name, rule in zip(names, rules):
-        torch.manual_seed(number)  # a rule may draw random numbers
         grade = None
         if greedy:
             trace = []
@@ -136,11 +133,9 @@ def main(argv=None):
         else:
             if args.rule:
                 print(f"rule:       {name}")
-            generator = torch.Generator(device).manual_seed(number)
-            with parser.reporting(RuleError, ValueError), counting(model) as positions:
-                trace = Trace(positions)
-                out = decode(look(model, images, prompts), window.to(device), config, rule,
-                             args.temperature, generator, watch=trace)
+            with parser.reporting(RuleError, ValueError):
+                out, trace = follow(model, lambda: look(model, images, prompts),
+                                    window.to(device), rule, args.temperature, number)
         text, passes = tokenizer.decode(out.response(0)), out.passes.item()
         print(f"caption:    {text}")
         if scene and prompt in (DESCRIBE, toy.COUNT):
@@ -166,7 +161,7 @@ def main(argv=None):
         runs.append(told(rule.__name__, window[0], trace, tokenizer, caption=text, grade=grade))
     if args.picture:
         with parser.reporting(OSError):
-            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            picture = picture_of(image)
             if args.picture.suffix.lower() == ".html":
                 source = args.image.name if args.image else f"a held-out scene, --seed {number}"
                 save_viewer(args.picture, decoding(picture, source, prompt, runs))

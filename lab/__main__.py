@@ -48,25 +48,30 @@ def parse(argv=None):
                                  help="write the figures there, too")
         return command.add_argument
 
-    def weights(option):
+    def weights(option, ar=True, weak=False):
         option("--checkpoint", type=Path, default=SHIPPED, metavar="F",
                help="default: the weights that come with Mini-Dimple")
-        option("--ar-checkpoint", type=Path, default=SHIPPED_AR, metavar="F", help="likewise")
+        if ar:
+            option("--ar-checkpoint", type=Path, default=SHIPPED_AR, metavar="F", help="likewise")
+        if weak:
+            option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
+                   help="likewise: of an earlier step of the same run")
+
+    def passes(option):
+        option("--look", default="prefilled", metavar="LOOK",
+               help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
+        option("--length", type=positive, metavar="N",
+               help="window, in tokens (default: the longest trained)")
 
     option = add("rules", "the board of decoding rules")
-    weights(option)
-    option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
-           help="likewise: of an earlier step of the same run")
+    weights(option, weak=True)
     option("--rule", action="append", metavar="RULE",
            help="a rule more: path/to/mine.py, maskgit:3, or a folder of files, each then measured "
            "in a process of its own (repeatable)")
     option("--timeout", type=positive, default=TIMEOUT_S, metavar="S",
            help=f"seconds for each file of a folder (default: {TIMEOUT_S})")
     option("--only", nargs="+", metavar="RULE", help="these in place of the board's own rules")
-    option("--look", default="prefilled", metavar="LOOK",
-           help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
-    option("--length", type=positive, metavar="N",
-           help="window, in tokens (default: the longest trained)")
+    passes(option)
     option("--scenes", type=positive, default=N_SCENES, metavar="N",
            help=f"held-out (default: {N_SCENES})")
     option("--csv", type=Path, metavar="F", help="write the figures there, too")
@@ -110,14 +115,8 @@ def parse(argv=None):
            help="of the held-out scene and of sampling (default: 9)")
     option("--temperature", type=temperature, default=0.0, metavar="T",
            help="0 (default) proposes the most probable token")
-    option("--length", type=positive, metavar="N",
-           help="window, in tokens (default: the longest trained)")
-    option("--look", default="prefilled", metavar="LOOK",
-           help=f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
-    option("--checkpoint", type=Path, default=SHIPPED, metavar="F",
-           help="default: the weights that come with Mini-Dimple")
-    option("--weak-checkpoint", type=Path, default=SHIPPED_WEAK, metavar="F",
-           help="likewise: of an earlier step of the same run")
+    passes(option)
+    weights(option, ar=False, weak=True)
     option("--data", type=Path, metavar="F",
            help="show this JSON file instead, of any model (docs/viewer.md)")
     option("--picture", type=Path, default=Path("out/decoding.html"), metavar="F",

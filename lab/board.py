@@ -12,7 +12,6 @@ import shutil
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -27,6 +26,7 @@ from lab.grading import apart, files_of
 from lab.intervals import mean_interval, wilson
 from lab.models import digest
 from lab.results import FIGURES, measured, table, where, write_part
+from lab.trace import counting
 from mini_dimple import decode_ar
 from rules import RuleError, resolve, resolve_look
 
@@ -106,20 +106,12 @@ def grade_rule(way, scenes):
 def alone(way, scenes, model, n=16):
     """The first scenes, decoded one by one -> figures: median time, and the positions that the
     model's transformer computed for one caption."""
-    tokens, seconds, inside = [], [], model.transformer
-
-    def counting(x, *rest, **options):
-        tokens.append(x.shape[1])
-        return inside(x, *rest, **options)
-    model.transformer = counting
-    n = min(n, len(scenes.images))
-    try:
+    seconds, n = [], min(n, len(scenes.images))
+    with counting(model) as tokens:
         for i in range(n):
             start = now(scenes.images.device)
             way(torch.tensor([i]))
             seconds.append(now(scenes.images.device) - start)
-    finally:
-        del model.transformer  # the class's own again
     return dict(ms_batch_1=1000 * statistics.median(seconds), tokens_computed=sum(tokens) / n)
 
 
@@ -247,7 +239,7 @@ def mark_front(rows):
 
 def failures(broken, mine):
     """Rows for rules that have no others."""
-    return [dict(rule=text, yours=text in mine, error=" ".join(str(error).split()))
+    return [dict(rule=text, yours=text in mine, error=in_line(error))
             for text, error in broken.items()]
 
 
@@ -326,9 +318,14 @@ HEAD = ("rule", "", "fully right", "95% interval", "at temperature 1", "passes",
 TIMES = ("tokens computed", "ms per caption, batch 1", "batch 64")
 
 
+def in_line(value):
+    """Any text as part of a line."""
+    return " ".join(str(value).split())
+
+
 def in_cell(value):
-    """Any text as part of a line, and of a table's cell."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """`in_line`, in a table's cell, too."""
+    return in_line(value).replace("|", "\\|")
 
 
 def cells(row, sampled, times):

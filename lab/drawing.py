@@ -66,7 +66,7 @@ def save(path, image, **options):
 def samples_sheet(pictures, texts, right, size_px=192, shown=8):
     """The first pictures (PIL) with their captions of at most 7 lines, in two rows as high as these
     need; a wrong caption is red. Returns a PIL image."""
-    font = ImageFont.load_default(13)
+    font = WORD
     line_px = font.getbbox("A")[3] + 4  # Pillow's distance of two lines
     captions = []
     for text in texts[:shown]:

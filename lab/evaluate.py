@@ -6,7 +6,6 @@ from collections import Counter
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from data import DESCRIBE, Batches, pad_prompts, pad_responses, toy

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from mini_dimple import decode
+
 MASK, EOS = "_", "<eos>"  # how a trace shows them
 
 
@@ -65,6 +67,17 @@ def counting(model):
         yield positions
     finally:
         del model.transformer  # the class's own again
+
+
+def follow(model, look, window, rule, temperature, seed):
+    """`decode` of one example, its window (1, W), by the look that `look()` makes, with the random
+    numbers of a seed -> Decoded, and what it did, a Trace that knows the positions computed."""
+    torch.manual_seed(seed)  # a rule may draw random numbers
+    generator = torch.Generator(window.device).manual_seed(seed)
+    with counting(model) as positions:
+        trace = Trace(positions)
+        return decode(look(), window, model.config, rule, temperature, generator,
+                      watch=trace), trace
 
 
 def label(token, tokenizer):

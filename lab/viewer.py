@@ -11,14 +11,18 @@ from PIL import Image
 from data import DESCRIBE, toy
 from lab.checkpoint import load, write
 from lab.evaluate import THRESHOLD, Pictures
-from lab.trace import Trace, counting, told
-from mini_dimple import decode
+from lab.trace import follow, told
 from rules import resolve, resolve_look
 
 PAGE = Path(__file__).with_name("viewer.html")
 PLACE = '<script type="application/json" id="decoding">null</script>'
 FORMAT = "mini-dimple decoding 1"
 ON = ("trained", "weak", "exact")
+
+
+def picture_of(image):
+    """What a model sees (3, H, H) uint8 -> a picture (PIL)."""
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
 def decoding(picture, source, prompt, runs):
@@ -99,32 +103,26 @@ def runs_of(args, device):
             raise ValueError(f"{files[name]}: needed are weights of the diffusion phase, trained "
                              "on a toy set; sample.py --picture F.html shows others")
     model, tokenizer, origin = loaded["trained"]
-    config, board = model.config, toy.of(origin)
+    board = toy.of(origin)
     split = toy.examples(board, 1, args.seed, held_out=True, instruction=DESCRIBE)
-    pictures = Pictures(split, config, tokenizer, device, board, args.length)
+    pictures = Pictures(split, model.config, tokenizer, device, board, args.length)
     images, prompts, window = pictures[:1]
     runs, look_of = [], resolve_look(args.look)
     for name in args.on:
         for text in args.rule or [f"confident:{THRESHOLD}"]:
-            rule = resolve(text)
-            torch.manual_seed(args.seed)  # a rule may draw random numbers
-            model = loaded["trained" if name == "exact" else name].model
-            with counting(model) as positions:
-                look = (pictures.exact()(torch.tensor([0])) if name == "exact" else
-                        look_of(model, images, prompts))
-                trace = Trace(positions)
-                generator = torch.Generator(device).manual_seed(args.seed)
-                out = decode(look, window, config, rule, args.temperature, generator, watch=trace)
+            rule, model = resolve(text), loaded["trained" if name == "exact" else name].model
+            look = lambda: (pictures.exact()(torch.tensor([0])) if name == "exact" else
+                            look_of(model, images, prompts))
+            out, trace = follow(model, look, window, rule, args.temperature, args.seed)
             caption = tokenizer.decode(out.response(0))
             wrong = toy.mistake(caption, split.scenes[0], board,
                                 out.ends[0].item() < out.tokens.shape[1])
             runs.append(told(f"{rule.__name__}, {name}", window[0], trace, tokenizer,
                              caption=caption, grade=f"wrong ({wrong})" if wrong else "fully right"))
-    picture = Image.fromarray(split.images[0].permute(1, 2, 0).numpy())
     source = f"a held-out scene, --seed {args.seed}"
     if args.temperature:
         source += f", temperature {args.temperature}"
-    return decoding(picture, source, DESCRIBE, runs)
+    return decoding(picture_of(split.images[0]), source, DESCRIBE, runs)
 
 
 def show(args, device, command):

@@ -260,14 +260,19 @@ def slow_if(start, *names):
     return [pytest.mark.slow] if start in names else []
 
 
-@pytest.mark.parametrize("start, old, new, lesson", [
-    pytest.param(*one, marks=slow_if(one[0], "05", "11") or (
-        slow_if(one[1][:3], "WHY"))) for one in MISTAKES])
-def test_a_well_known_mistake_fails_with_its_lesson(start, old, new, lesson):
+def assert_lesson(start, old, new, lesson):
+    """Our answer with one mistake in it fails, and says so."""
     source = answer(named(start))
     assert source.count(old) == 1, "the mistake must be made in one place"
     message = failure(source.replace(old, new))
     assert re.search(lesson, message, re.S), message
+
+
+@pytest.mark.parametrize("start, old, new, lesson", [
+    pytest.param(*one, marks=slow_if(one[0], "05", "11") or (
+        slow_if(one[1][:3], "WHY"))) for one in MISTAKES])
+def test_a_well_known_mistake_fails_with_its_lesson(start, old, new, lesson):
+    assert_lesson(start, old, new, lesson)
 
 
 OTHERS = {  # right answers that are not like ours
@@ -485,13 +490,19 @@ def twins(images, prompt, response, masked, t, mask_id):
 }
 
 
+def assert_passes(start, source):
+    """A right answer passes, and shows something -> that text."""
+    passes, text = run(f"{source}\nfrom exercises.checks.{named(start)[3:]} import *")
+    assert passes, text
+    assert 4 <= len(text.splitlines()) <= 14 and text.isascii(), "it shows something, on any screen"
+    return text
+
+
 @pytest.mark.parametrize("start, source", [
     pytest.param(start, source, marks=slow_if(start, "04", "05", "06", "08"))
     for start, sources in OTHERS.items() for source in sources])
 def test_any_right_answer_passes(start, source):
-    passes, text = run(f"{source}\nfrom exercises.checks.{named(start)[3:]} import *")
-    assert passes, text
-    assert 4 <= len(text.splitlines()) <= 14 and text.isascii(), "it shows something, on any screen"
+    assert_passes(start, source)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 
 from data import toy
 from exercises.checks import exact_posterior, shipped
-from test_exercises import answer, failure, named, run
+from test_exercises import answer, assert_lesson, assert_passes, named, run
 
 MISTAKES = [  # exercise, what is changed in the answer, and into what; the lesson
     ("12", "odds * agreeing(", "agreeing(", "count the same.*the odds"),
@@ -74,10 +74,7 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
 
 @pytest.mark.parametrize("start, old, new, lesson", MISTAKES)
 def test_a_well_known_mistake_fails_with_its_lesson(start, old, new, lesson):
-    right = answer(named(start))
-    wrong = right.replace(old, new)
-    assert wrong != right
-    assert re.search(lesson, failure(wrong), re.DOTALL), failure(wrong)
+    assert_lesson(start, old, new, lesson)
 
 
 OTHERS = {  # right answers that are not like ours
@@ -178,10 +175,7 @@ def breaks_at(p):
     pytest.param(start, source, marks=[pytest.mark.slow] * (start == "13"))
     for start, sources in OTHERS.items() for source in sources])
 def test_any_right_answer_passes(start, source):
-    passes, text = run(f"{source}\nfrom exercises.checks.{named(start)[3:]} import *")
-    assert passes, text
-    assert 4 <= len(text.splitlines()) <= 14 and text.isascii(), "it shows something, on any screen"
-    assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, assert_passes(start, source).splitlines())) <= 100
 
 
 def test_the_captions_are_all_right_ones_of_the_scene():

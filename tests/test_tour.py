@@ -1,11 +1,11 @@
 """The notebook docs/tour.ipynb: nothing but its text in git, and every cell runs."""
 import json
-import os
 import re
 import time
 from pathlib import Path
 
 import pytest
+from conftest import missing
 
 ROOT = Path(__file__).parent.parent
 TOUR = ROOT / "docs" / "tour.ipynb"
@@ -37,8 +37,7 @@ def test_it_runs_from_top_to_bottom(capsys, monkeypatch):
         import nbformat
         from nbclient import NotebookClient
     except ImportError:
-        refuse = pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip
-        refuse('needs nbclient and ipykernel (pip install -e ".[check]")')
+        missing('nbclient and ipykernel (pip install -e ".[check]")')
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook, start = nbformat.read(TOUR, as_version=4), time.perf_counter()
     client = NotebookClient(notebook, timeout=1200, kernel_name="python3",

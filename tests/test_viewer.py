@@ -2,14 +2,13 @@
 selenium; skipped without them)."""
 import copy
 import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import EOS, MASK, random_model, refused_by
+from conftest import EOS, MASK, missing, random_model, refused_by
 from PIL import Image
 
 from data import DESCRIBE, pad_prompts, toy
@@ -164,10 +163,6 @@ def test_mistakes_of_the_command_line(tmp_path, capsys):
 
 # ---------------------------------------------------------------- the page
 
-NEEDED = ("needs Chromium and its driver (Debian: apt install chromium chromium-driver) and "
-          'selenium (pip install -e ".[check]")')
-
-
 @pytest.fixture(scope="module")
 def chromium():
     """A headless browser, its requests noted."""
@@ -178,7 +173,8 @@ def chromium():
     except ImportError:
         webdriver = None
     if not (webdriver and driver and binary):
-        (pytest.fail if os.environ.get("NO_SKIPS") else pytest.skip)(NEEDED)
+        missing("Chromium and its driver (Debian: apt install chromium chromium-driver) and "
+                'selenium (pip install -e ".[check]")')
     options = webdriver.ChromeOptions()
     options.binary_location = binary
     for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",

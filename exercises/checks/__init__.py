@@ -15,8 +15,8 @@ import torch
 
 from data import toy
 from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load
-from lab.evaluate import Scenes
-from rules import RuleError
+from lab.evaluate import Scenes, decoded, exact_way
+from rules import RuleError, checked, resolve
 
 CPU = torch.device("cpu")
 
@@ -89,6 +89,16 @@ def scenes(n):
     """n held-out scenes: images, prompts, windows of masks, and a right response to each."""
     model, tokenizer = shipped()
     return Scenes(model.config, tokenizer, n, CPU)
+
+
+def way(rule, n, block="trained", temperature=0.0):
+    """How a rule, the student's function or one of rules/ by its name, captions the first n scenes
+    in a block of the board, "exact", "trained" or "weak": rows -> Decoded."""
+    rule = resolve(rule) if isinstance(rule, str) else checked(rule, "rule")
+    if block == "exact":
+        return exact_way(scenes(n), rule, temperature)
+    model = shipped("diffusion" if block == "trained" else block)[0]
+    return lambda rows: decoded(model, scenes(n)[rows], rule, temperature=temperature)
 
 
 def count_right(texts):

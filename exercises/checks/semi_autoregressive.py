@@ -4,11 +4,10 @@ import random
 
 import torch
 
-from exercises.checks import exercise, scenes, shipped, teach, teach_tensor
-from lab.evaluate import decoded, graded
+from exercises.checks import exercise, scenes, shipped, teach, teach_tensor, way
+from lab.evaluate import graded
 from lab.trace import Trace, show as in_words
 from mini_dimple import Step, decode, prefilled
-from rules import checked, resolve
 
 __all__ = ["test_exercise"]
 B, W = 5, 48
@@ -135,21 +134,20 @@ def of_row(named, masked, confidence, begun, k):
 
 
 def by_student(solution):
-    return checked(lambda made: solution.rule(made, 16), "rule")
+    return lambda made: solution.rule(made, 16)
 
 
 @functools.cache
-def measured(rule, phase):
+def measured(rule, block):
     """By the student's rule or one of rules/ -> of 64 captions, how many are right; passes of one;
     how many leave an object out."""
-    rule = resolve(rule) if isinstance(rule, str) else by_student(rule)
-    right, wrong, iterations = graded(
-        lambda rows: decoded(shipped(phase)[0], scenes(64)[rows], rule), scenes(64))
+    rule = rule if isinstance(rule, str) else by_student(rule)
+    right, wrong, iterations = graded(way(rule, 64, block), scenes(64))
     return sum(right), sum(iterations) / 64, wrong.count("missing")
 
 
 def check_captions(solution):
-    right, *_ = measured(solution, "diffusion")
+    right, *_ = measured(solution, "trained")
     teach(right >= 0.95 * 64, f"Only {right} of 64 captions decoded with your rule, blocks of 16, "
           "are right.")
 
@@ -167,8 +165,8 @@ def show(solution):
         before = record.tokens[0]
     for name, rule in (("confident:0.9", "confident:0.9"), ("blocks:16", "blocks:16"),
                        ("yours, k = 16", solution)):
-        cells = ["{} of 64 in {:.2f}, {} missing".format(*measured(rule, phase))
-                 for phase in ("diffusion", "weak")]
+        cells = ["{} of 64 in {:.2f}, {} missing".format(*measured(rule, block))
+                 for block in ("trained", "weak")]
         lines.append(f"{name:15s}" + "".join(f"{cell:>31s}" for cell in cells))
     return "\n".join([
         f"One caption: {in_words(before, before, tokenizer)}",

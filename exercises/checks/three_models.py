@@ -1,38 +1,32 @@
 """Checks exercise 15 on 64 held-out scenes: the board's three blocks, greedy and sampled."""
 import functools
 
-from exercises.checks import exercise, scenes, shipped, teach
-from lab import evaluate
-from lab.board import grade_rule
-from rules import checked, resolve
+from exercises.checks import exercise, scenes, teach, way
+from lab.board import BLOCKS, grade_rule
 
 __all__ = ["test_exercise"]
 N, FEWER, MORE, MOST, BASE = 64, 2, 4, 6.1, "confident:0.9"  # of 2 N captions; passes
-PHASES = {"exact": None, "trained": "diffusion", "weak": "weak"}
-WAYS = [(block, temperature) for block in PHASES for temperature in (0.0, 1.0)]
+WAYS = [(block, temperature) for block in BLOCKS for temperature in (0.0, 1.0)]
 
 
 @functools.cache
 def measured(rule, block, temperature):
     """By a rule, or one of rules/ by its name -> how many of N captions are right, passes of one,
     how many captions the limit of passes had to end."""
-    rule, left = resolve(rule) if isinstance(rule, str) else checked(rule, "rule"), []
-    by = evaluate.exact_way(scenes(N), rule, temperature) if block == "exact" else (
-        lambda rows: evaluate.decoded(shipped(PHASES[block])[0], scenes(N)[rows], rule,
-                                      temperature=temperature))
+    by, left = way(rule, N, block, temperature), []
 
-    def way(rows):
+    def noting(rows):
         out = by(rows)
         left.append((out.left > 0).sum().item())
         return out
-    outcome = grade_rule(way, scenes(N))
+    outcome = grade_rule(noting, scenes(N))
     return sum(outcome.right), outcome.figures["passes"], sum(left)
 
 
 def check_a_block(solution, block):
     """A block of the board: its captions, greedy and sampled ones together, and passes of each."""
     ways = [(block, 0.0), (block, 1.0)]
-    mine, theirs = ([measured(rule, *way) for way in ways] for rule in (solution.rule, BASE))
+    mine, theirs = ([measured(rule, *one) for one in ways] for rule in (solution.rule, BASE))
     right, their_right = (sum(one[0] for one in found) for found in (mine, theirs))
     tell = lambda found: "{} of {} right in {:.2f} passes greedy, {} in {:.2f} sampled".format(
         found[0][0], N, found[0][1], *found[1][:2])
@@ -63,8 +57,8 @@ def check_a_block(solution, block):
 
 def show(solution):
     """The student's row beside two of the board's."""
-    rows = [f"{name:14s}" + "".join("{:11d} {:5.2f}".format(*measured(rule, *way)[:2])
-                                    for way in WAYS)
+    rows = [f"{name:14s}" + "".join("{:11d} {:5.2f}".format(*measured(rule, *one)[:2])
+                                    for one in WAYS)
             for name, rule in ((BASE, BASE), ("yours", solution.rule))]
     heads = [f"{block}, {'sampled' if t else 'greedy'}" for block, t in WAYS]
     return "\n".join([f"Fully right of {N}, and passes:",
@@ -74,5 +68,5 @@ def show(solution):
                       "thought?"])
 
 
-test_exercise = exercise(*(functools.partial(check_a_block, block=block) for block in PHASES),
+test_exercise = exercise(*(functools.partial(check_a_block, block=block) for block in BLOCKS),
                          show=show)

@@ -3,10 +3,8 @@ import functools
 
 import torch
 
-from exercises.checks import exercise, scenes, shipped, teach
-from lab import evaluate
+from exercises.checks import exercise, scenes, teach, way
 from lab.board import grade_rule
-from rules import checked, resolve
 
 __all__ = ["test_exercise"]
 N, MOST, STRETCH = 60, 7, 4.5
@@ -14,28 +12,21 @@ WORSE = 2.5 / N  # two scenes, whatever the rounding
 WAYS = [(block, temperature) for block in ("trained", "exact") for temperature in (0.0, 1.0)]
 
 
-def decoded(rule, rows):
-    return evaluate.decoded(shipped()[0], scenes(N)[rows], rule)
-
-
 @functools.cache
 def measured(rule, block="trained", temperature=0.0):
     """-> share right, passes (a rule's own looks are some, too); of a rule, or of one of the
     board's by its name (`resolve` makes a new function each time)."""
-    rule = resolve(rule) if isinstance(rule, str) else checked(rule, "rule")
-    way = evaluate.exact_way(scenes(N), rule, temperature) if block == "exact" else (
-        lambda rows: evaluate.decoded(shipped()[0], scenes(N)[rows], rule, temperature=temperature))
-    figures = grade_rule(way, scenes(N)).figures
+    figures = grade_rule(way(rule, N, block, temperature), scenes(N)).figures
     return figures["right"], figures["passes"]
 
 
 def check_each_example_on_its_own(solution):
-    rule = checked(solution.rule, "rule")
+    decoded = way(solution.rule, N)
     torch.manual_seed(0)
-    batch = decoded(rule, slice(0, 16))
+    batch = decoded(slice(0, 16))
     torch.manual_seed(0)
-    alone = [decoded(rule, slice(b, b + 1)) for b in range(16)]
-    random = not torch.equal(decoded(rule, slice(0, 16)).tokens, batch.tokens)
+    alone = [decoded(slice(b, b + 1)) for b in range(16)]
+    random = not torch.equal(decoded(slice(0, 16)).tokens, batch.tokens)
     same = all(batch.iterations[b] == one.iterations[0]
                and torch.equal(batch.tokens[b], one.tokens[0]) for b, one in enumerate(alone))
     teach(random or same,
@@ -70,7 +61,7 @@ def alone_in_a_pass(rule):
     def noting(step):
         left.append(step.masked.sum(1))
         return rule(step)
-    decoded(noting, slice(0, N))
+    way(noting, N)(slice(0, N))
     committed = torch.stack([*left, torch.zeros_like(left[0])]).diff(dim=0)  # (iterations, B)
     return (committed == -1).sum(0).double().mean().item()
 
@@ -82,7 +73,7 @@ def check_as_right_in_fewer_passes_than_confident(solution):
     teach(right > theirs - WORSE, mine + "Fast, but too few are right: committed together, "
           "undecided words mix. A lower threshold alone is not the way.")
     if passes > MOST:
-        single = alone_in_a_pass(checked(solution.rule, "rule"))
+        single = alone_in_a_pass(solution.rule)
         mine += f"In {single:.1f} of your passes a single token goes. "
         teach(passes < their_passes - 1, mine + "Look at a trace (python sample.py --seed 9 --rule "
               "FILE): what does such a token decide, and what happens in the pass after it? (Of "
@@ -95,8 +86,8 @@ def check_as_right_in_fewer_passes_than_confident(solution):
 def show(solution):
     """The student's row beside two of the board's."""
     found = {"maskgit:2": [measured("maskgit:2")],
-             "confident:0.9": [measured("confident:0.9", *way) for way in WAYS],
-             "yours": [measured(solution.rule, *way) for way in WAYS]}
+             "confident:0.9": [measured("confident:0.9", *one) for one in WAYS],
+             "yours": [measured(solution.rule, *one) for one in WAYS]}
     rows = [f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in figures)
             for name, figures in found.items()]
     reached = all(right > theirs - WORSE and passes <= STRETCH
