@@ -32,7 +32,6 @@ not have, what is saved and what is measured are in rules/ and lab/.
 """
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -164,11 +163,10 @@ class Dimple(nn.Module):
 
     def prefix(self, images, prompt):
         """images (B, 3, H, H) uint8, prompt (B, P) ids -> [visual tokens][prompt] (B, V + P, D).
-        Raises ValueError for inputs of another shape, dtype or device."""
-        side, device = self.config.image_px, self.head.weight.device
-        expect("images", images, torch.uint8, ("B", 3, side, side), device)
-        expect("prompt", prompt, torch.long, (len(images), "P"), device,
-               None if torch.is_grad_enabled() and self.training else self.config.vocab_size)
+        Raises ValueError for inputs of another shape or dtype."""
+        side = self.config.image_px
+        expect("images", images, torch.uint8, ("B", 3, side, side))
+        expect("prompt", prompt, torch.long, (len(images), "P"))
         return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
 
     def transformer(self, x, causal, past=None):
@@ -179,29 +177,26 @@ class Dimple(nn.Module):
             keys, _ = past[0]  # (B, nh, past, hd)
             start = keys.shape[2]
         end = start + x.shape[1]
-        expect_positions(end)
+        if end > MAX_POSITIONS:
+            raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt and "
+                             f"window, got {end}")
         rotary = self.cos[start:end], self.sin[start:end]
         for i, block in enumerate(self.blocks):
             x, kv = block(x, causal, rotary, None if past is None else past[i])
             cache.append(kv)
         return self.norm(x), cache
 
-    def score(self, prefix, response, causal, past=None):
+    def logits(self, prefix, response, causal, past=None):
         """Logits (B, W, vocab) of the response (B, W), and the cache. Token shift: the state at
         position i scores token i + 1: the prefix's last position response[:, 0], the last none.
-        With `past`, the prefix is that position alone. Raises ValueError for other windows."""
-        expect("response", response, torch.long, (len(prefix), "W"), prefix.device)
+        With `past`, the prefix is that position alone."""
         x = torch.cat([prefix, self.embedding(response)], dim=1)
         hidden, cache = self.transformer(x, causal, past)
         return self.head(hidden[:, -response.shape[1] - 1:-1]), cache
 
     def forward(self, images, prompt, response, causal):
         """Logits (B, W, vocab) of the response (B, W); `causal` chooses the phase's attention."""
-        prefix = self.prefix(images, prompt)
-        if not self.training:  # the ids, too, as in `prefix`
-            expect("response", response, torch.long, (len(prefix), "W"), prefix.device,
-                   self.config.vocab_size)
-        return self.score(prefix, response, causal)[0]
+        return self.logits(self.prefix(images, prompt), response, causal)[0]
 
 
 # -------------------------------- training, phase 1: autoregressive loss (paper: AR-then-diffusion)
@@ -272,34 +267,34 @@ def schedule(step, ar_steps, diffusion_steps, warmup=100):
     return phase, min((at + 1) / warmup, (steps - at) / (steps - warmup + 1))
 
 
-# ------------------------- looks: window -> logits, one pass of the model each (paper: prefilling)
+# ------------------------------------ looks: one pass of the model each (paper 3.4: prefilling)
 @torch.no_grad()
 def full(model, images, prompt, causal=False):
-    """A look that runs the whole sequence in every pass; `causal`: as phase 1 reads it.
-    images (B, 3, H, H) uint8, prompt (B, P) ids -> a function, tokens (B, W) -> logits
-    (B, W, vocab), for one decoding. Raises ValueError for inputs of others."""
+    """A look that runs the whole sequence in every pass; `causal`: as phase 1 reads it. images
+    (B, 3, H, H) uint8, prompt (B, P) ids -> a function: tokens (B, W), state -> logits
+    (B, W, vocab), the next state. The first state is None. A look never changes the state that it
+    is given, so that a look ahead leaves no trace. Raises ValueError as `Dimple.prefix`."""
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
-    return torch.no_grad()(lambda tokens: model.score(prefix, tokens, causal)[0])
+    return torch.no_grad()(
+        lambda tokens, state=None: (model.logits(prefix, tokens, causal)[0], None))
 
 @torch.no_grad()
 def prefilled(model, images, prompt):
-    """Prefilling: a look whose first pass runs the prefix, with the window as it is then in view,
-    and keeps its keys and values, which go stale as tokens are committed. Otherwise as `full`."""
-    prefix, past = model.prefix(images, prompt), None
+    """Prefilling: the first pass keeps the keys and values of the prefix as its state. They saw the
+    window as it was then, and go stale as tokens are committed. Otherwise as `full`."""
+    prefix = model.prefix(images, prompt)
+    kept = prefix.shape[1] - 1  # all but the last prompt token, which scores the window's first
 
     @torch.no_grad()
-    def look(tokens):
-        nonlocal prefix, past
-        logits, cache = model.score(prefix, tokens, causal=False, past=past)
-        if past is None:  # keep all but the last prompt token, which scores the first of the window
-            kept = prefix.shape[1] - 1
-            past = [(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]
-            prefix = prefix[:, -1:]
-        return logits
+    def look(tokens, state=None):
+        if state is not None:
+            return model.logits(prefix[:, kept:], tokens, False, state)[0], state
+        logits, cache = model.logits(prefix, tokens, False)
+        return logits, [(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]
     return look
 
 
-# ------------------------------------------- decoding (paper: confident decoding, structure priors)
+# -------------------------------------------- confident decoding (paper 3.4 and Algorithm 1)
 def exclude(logits, mask_id):
     """A copy of the logits (..., vocab) in which [MASK] cannot be chosen; in float32 or better, as
     bf16 has only two values between 0.99 and 1."""
@@ -307,41 +302,79 @@ def exclude(logits, mask_id):
     logits[..., mask_id] = -torch.inf
     return logits
 
+@torch.no_grad()
+def confident_decoding(look, tokens, mask_id, threshold=0.9):
+    """The paper's decoding, to be read; `decode` below commits the same tokens. Each pass proposes
+    the likeliest token at every [MASK] of the window (B, W), and commits the proposals whose
+    probability exceeds the threshold; in an example without any, the most probable one."""
+    state = None
+    while (masked := tokens == mask_id).any():
+        logits, state = look(tokens, state)                                  # (B, W, vocab)
+        confidence, proposal = exclude(logits, mask_id).softmax(-1).max(-1)  # (B, W) each
+        most = confidence.masked_fill(~masked, 0).argmax(1, keepdim=True)    # (B, 1)
+        commit = (confidence > threshold).scatter(1, most, True) & masked
+        tokens = torch.where(commit, proposal, tokens)
+    return tokens
+
+
+# ---------------------- decoding by any rule, from any window (paper 5: structure priors)
+def confident(threshold):
+    """Confident decoding as a rule. Raises ValueError for a threshold outside (0, 1]."""
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
+    return lambda step: step.confidence > threshold
+
 def draw(logits, temperature, generator=None):
     """A token from softmax(logits / temperature): logits (B, W, vocab) -> ids (B, W)."""
     shifted = logits - logits.amax(-1, keepdim=True)  # no overflow at tiny temperatures
     sharp = (shifted / temperature).softmax(-1)
-    return torch.multinomial(sharp.flatten(0, 1), 1, generator=generator).view(logits.shape[:2])
+    # as torch.multinomial does it, but without an error on a GPU where there is a NaN
+    return (sharp / torch.empty_like(sharp).exponential_(generator=generator)).argmax(-1)
 
 @dataclass(eq=False)
 class Step:
-    """One iteration as a rule sees it, and may change it at will: B examples, W positions. Made of
-    the fields below: masked (B, W) bool; logits, probs (B, W, vocab), [MASK] excluded, at committed
-    positions, too; proposal (B, W) ids, what would be committed; confidence (B, W), its probability
-    before temperature; at_least_one (B, W) bool, what the last `commit` added where nothing was
+    """One iteration as a rule sees it: B examples, W positions. A rule may change any of it, and is
+    then taken at its word. Made of the fields below: masked (B, W) bool; logits and probs
+    (B, W, vocab), [MASK] excluded, at committed positions, too; proposal (B, W) ids, what would be
+    committed; confidence (B, W), its probability before temperature; passes, runs of the model so
+    far in this iteration; at_least_one (B, W) bool, what the last `commit` added where nothing was
     named."""
-    iteration: int             # 0, 1, 2, ...
-    limit: int                 # the pass that commits all that is left
-    tokens: torch.Tensor       # (B, W) ids, mask_id where nothing is committed
-    given: torch.Tensor        # (B, W) bool: fixed from the start (structure prior)
+    iteration: int        # 0, 1, 2, ...
+    limit: int            # the most iterations: the last commits all that is left
+    tokens: torch.Tensor  # (B, W) ids, mask_id where nothing is committed
+    given: torch.Tensor   # (B, W) bool: fixed from the start (structure prior)
+    seen: torch.Tensor    # (B, W, vocab) logits of this pass, as the model gave them
+    look_ahead: Callable  # what `look` calls: tokens -> logits
     mask_id: int
     eos_id: int
-    look: Callable             # tokens (B, W') -> logits, [MASK] excluded: one more pass; it counts
-    memory: dict               # lives as long as the decoding, empty at its start
-    temperature: float
-    generator: torch.Generator | None  # for random numbers, so that a seed repeats them
+    memory: dict          # the rule's own, empty at first, as long as the decoding lasts
+    temperature: float = 0.0
+    generator: torch.Generator | None = None  # for random numbers, so that a seed repeats them
 
     def __post_init__(self):
-        self.tokens, self.given = self.tokens.clone(), self.given.clone()
-        self.masked, self.at_least_one = self.tokens == self.mask_id, torch.zeros_like(self.given)
-        self.score(self.look(self.tokens))
+        self.masked, self.passes = self.tokens == self.mask_id, 1
+        self.at_least_one = torch.zeros_like(self.masked)
+        self.rescore(self.seen)
 
-    def score(self, logits):
-        """Go by these logits (B, W, vocab) from here on: anew logits, probs, and a proposal."""
-        self.logits = exclude(logits, self.mask_id)  # they may be the rule's own
+    def look(self, tokens):
+        """One more pass, over any window (B, W') -> logits (B, W', vocab), [MASK] excluded. It
+        counts as a pass, and what a look keeps is not changed by it."""
+        self.passes += 1
+        return exclude(self.look_ahead(tokens), self.mask_id)
+
+    def rescore(self, logits):
+        """Go by these logits (B, W, vocab) from here on: logits and probs anew, and a proposal.
+        Raises ValueError where they are not numbers; on a GPU `decode` does, at its next wait."""
+        self.logits = exclude(logits, self.mask_id)
         self.probs = self.logits.softmax(-1)
+        self.broken = self.probs[..., 0].isnan().any()  # one NaN in a row, or all -inf: all are NaN
+        if self.broken.device.type == "cpu":
+            expect_numbers(self.broken)
         self.propose(draw(self.logits, self.temperature, self.generator) if self.temperature
                      else self.probs.argmax(-1))
+
+    def score(self, logits):
+        raise AttributeError("step.score(logits) is step.rescore(logits) now")
 
     def propose(self, proposal):
         """Go by this proposal (B, W) from here on, and by its confidence."""
@@ -350,113 +383,89 @@ class Step:
 
     def commit(self, where):
         """The next window: the proposals at the masks of `where` (B, W) bool; in an example without
-        any there, the most confident one (paper: confident decoding)."""
+        any there, the most confident one."""
         where = where & self.masked
-        best = self.confidence.masked_fill(~self.masked, -torch.inf).argmax(1, keepdim=True)
-        fallback = torch.zeros_like(where).scatter(1, best, ~where.any(1, keepdim=True))
-        self.at_least_one = fallback & self.masked  # finished examples have none
+        most = self.confidence.masked_fill(~self.masked, -torch.inf).argmax(1, keepdim=True)
+        alone = torch.zeros_like(where).scatter(1, most, ~where.any(1, keepdim=True))
+        self.at_least_one = alone & self.masked  # finished examples have none
         return torch.where(where | self.at_least_one, self.proposal, self.tokens)
-
-def confident(threshold):
-    """Confident decoding (the paper's rule): commit every position whose confidence exceeds the
-    threshold; `Step.commit` sees to it that there is one. Raises ValueError outside (0, 1]."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold {threshold}: must be above 0 and at most 1")
-    return lambda step: step.confidence > threshold
 
 @torch.no_grad()
 def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator=None, limit=None,
            watch=None):
-    """Fill the [MASK]s of the window (B, W), a few per pass; other tokens are given, and stay
-    (structure prior).
+    """Fill the [MASK]s of the window (B, W), a few in each pass -> Decoded. Its other tokens are
+    given, and stay (structure prior). An example without a [MASK] is finished, and stays.
 
-    `look`: tokens (B, W) -> logits (B, W, vocab), made for this decoding. `rule`: Step -> positions
-    to commit (B, W) bool, or the next window itself, ids (B, W'): it may take tokens back, write
-    others, and grow or shrink the window at its end; it cannot insert before a given token, as
-    these are put back in place. An example without a [MASK] is finished, and stays as it is, EOS
-    where the window grows. Ends when all are, or with the pass that reaches `limit` and commits all
-    that is left: by default twice W, or twice what the window grows to in the first 2 W passes.
-    `watch`, if given, is called after each iteration: watch(step, before, tokens, at_limit,
-    likeliest, passes), likeliest the top ten (probs, ids) of the model. Returns Decoded; ValueError
-    for what it cannot start with."""
-    check_decoding(look, window, config, temperature, limit)
-    tokens, given, memory = window.clone(), window != config.mask_id, {}
+    `rule`: Step -> positions to commit, (B, W) bool, or the next window, (B, W') ids: a rule may
+    take tokens back, write others, and grow or shrink the window at its end. Iteration number
+    `limit` commits all that is left: by default twice the window, or twice the longest trained.
+    `watch(step, tokens)`, if given, is called after each iteration with the window that it made.
+    Raises ValueError for what it cannot start with, and for logits that are not numbers."""
+    check_decoding(window, config, temperature, limit)
+    limit = limit or 2 * max(window.shape[1], config.window)
+    tokens, given, state, memory = window, window != config.mask_id, None, {}
     iterations, passes, left = window.new_zeros(3, len(window))
-    iteration, looks, longest = 0, 0, window.shape[1]
-
-    def counted(tokens):
-        nonlocal looks
-        logits, looks = exclude(look(tokens), config.mask_id), looks + 1
-        with suppress(AttributeError):  # a bound method cannot be marked
-            look.used = True
-        return logits
-
-    while (unfinished := (tokens == config.mask_id).any(1)).any():  # waits for a GPU
-        before, masked, looks_before = tokens, tokens == config.mask_id, looks
-        if looks < 2 * window.shape[1]:  # a window that grows gets more passes, but not for ever
-            longest = max(longest, tokens.shape[1])
-        most = limit or 2 * longest
-        step = Step(iteration, most, tokens, given, config.mask_id, config.eos_id, counted, memory,
-                    temperature, generator)
-        likeliest = None if watch is None else step.probs.topk(10)  # the rule may write into them
-        at_limit = looks >= most
-        answer = masked if at_limit else rule(step)
-        positions = getattr(answer, "dtype", None) == torch.bool
-        expect("the rule's answer", answer, torch.bool if positions else torch.long,
-               masked.shape if positions else (len(masked), "W"), masked.device)
-        if positions:
-            step.tokens, step.masked = tokens, masked  # the rule may have changed its own
-            answer = step.commit(answer)
-        tokens, given = put_back(answer, tokens, given, unfinished, config)
-        iterations, passes = iterations + unfinished, passes + unfinished * (looks - looks_before)
-        left, iteration = left + masked.sum(1) * at_limit, iteration + 1
+    iteration, broken = 0, torch.zeros_like(given[0, 0])
+    while any_left(masked := tokens == config.mask_id, broken):
+        logits, state = look(tokens, state)
+        step = Step(iteration, limit, tokens.clone(), given.clone(), logits,
+                    lambda other, state=state: look(other, state)[0], config.mask_id,
+                    config.eos_id, memory, temperature, generator)
+        last, unfinished = iteration + 1 == limit, masked.any(1)
+        answer = masked if last else rule(step)
+        new = step.commit(answer) if answer.dtype == torch.bool else answer
+        tokens, given = put_back(new, tokens, given, unfinished, config.eos_id)
+        iterations += unfinished
+        passes += unfinished * step.passes
+        left += masked.sum(1) * last
+        iteration, broken = iteration + 1, step.broken
         if watch is not None:
-            watch(step, before, tokens, at_limit, likeliest, looks - looks_before)
+            watch(step, tokens)
     return Decoded(tokens, iterations, passes, left, response_ends(tokens, given, config.eos_id))
 
 @dataclass
 class Decoded:
     tokens: torch.Tensor      # (B, W) ids, no [MASK] left
-    iterations: torch.Tensor  # (B,) calls of the rule, the limit's pass included
+    iterations: torch.Tensor  # (B,) how many it took, the limit's included
     passes: torch.Tensor      # (B,) runs of the model, the rule's own looks included
-    left: torch.Tensor        # (B,) masks that were filled by the pass that reached the limit
+    left: torch.Tensor        # (B,) masks that the limit's iteration filled
     ends: torch.Tensor        # (B,) tokens before the response's EOS
 
     def response(self, b):
         """Ids of example b's response, its EOS and what follows left out."""
         return self.tokens[b, :self.ends[b]].tolist()
 
-def put_back(new, tokens, given, unfinished, config):
-    """A rule's window `new` (B, W') with what it may not change put back -> tokens, given (B, W''):
-    given tokens and finished examples stay as in `tokens` (B, W), and are not cut off."""
+def put_back(new, tokens, given, unfinished, eos_id):
+    """A rule's window `new` (B, W'), but given tokens and finished examples as in `tokens` (B, W)
+    -> tokens, given (B, W''): W' unless that would cut one of these off."""
+    W, width = new.shape[1], max(new.shape[1], tokens.shape[1])
+    new, tokens = (F.pad(x, (0, width - x.shape[1]), value=eos_id) for x in (new, tokens))
+    given = F.pad(given, (0, width - given.shape[1]))
     keep = given | ~unfinished[:, None]
-    if new.shape[1] < tokens.shape[1]:
-        needed = keep & (given | (tokens != config.eos_id))  # a finished row's EOS tail may go
-        W = needed.any(0).nonzero()[-1:].sum().item() + 1  # past the last one; 1 if none
-        new = F.pad(new, (0, max(0, W - new.shape[1])), value=config.eos_id)
-    if new.shape[1] != tokens.shape[1]:
-        longer = 0, new.shape[1] - tokens.shape[1]  # F.pad cuts where this is negative
-        tokens, given = F.pad(tokens, longer, value=config.eos_id), F.pad(given, longer)
-        keep = given | ~unfinished[:, None]
-    return torch.where(keep, tokens, new), given
+    if W < width:  # of what is kept, the EOS after a finished response may go
+        needed = keep & (given | (tokens != eos_id))
+        W = max(W, (needed * torch.arange(1, width + 1, device=needed.device)).max().item())
+    return torch.where(keep, tokens, new)[:, :W], given[:, :W]
 
 def response_ends(tokens, given, eos_id):
-    """Where each response ends (B,): its first EOS; W if there is none. Not before its last given
-    word: whoever fixes a word (a template's "answer:") wants it read, whatever comes before it. A
-    given EOS is no word: a window whose tail is fixed to EOS may end where the tail begins."""
-    position = torch.arange(tokens.shape[1], device=tokens.device)
-    after = (given * (tokens != eos_id) * (position + 1)).amax(1, keepdim=True)  # (B, 1)
-    ends = (tokens == eos_id) & (position >= after)
-    return torch.where(ends, position, tokens.shape[1]).amin(1)
+    """Where each response ends (B,): at its first EOS that no given word follows, else at W. Who
+    fixes a word ("answer:") wants it read; a given EOS is no word."""
+    word = given & (tokens != eos_id)
+    words_ahead = word.flip(1).cumsum(1).flip(1)  # (B, W)
+    ended = ((tokens == eos_id) & (words_ahead == 0)).cumsum(1) > 0
+    return (~ended).sum(1)
+
+def any_left(masked, broken):
+    """Whether a [MASK] is left. Here, and nowhere else in the loop, a GPU is waited for."""
+    some, broken = torch.stack([masked.any(), broken]).tolist()
+    expect_numbers(broken)
+    return some
 
 @torch.no_grad()
 def decode_ar(model, images, prompt, length):
     """The baseline, for weights of phase 1: greedy, left to right, one token per pass, with a KV
     cache, until every example has its EOS or `length` tokens; EOS after it. Returns Decoded."""
-    if not (isinstance(length, int) and length >= 1):
-        raise ValueError(f"length: expected a number of tokens, 1 or more, got {length!r}")
     eos_id, x, cache = model.config.eos_id, model.prefix(images, prompt), None
-    expect_positions(x.shape[1] + length)
     tokens = torch.full((len(prompt), length), eos_id, device=x.device)
     finished = torch.zeros_like(tokens[:, 0], dtype=torch.bool)
     for i in range(length):
@@ -472,37 +481,27 @@ def decode_ar(model, images, prompt, length):
     return Decoded(tokens, passes, passes, torch.zeros_like(passes), ends)
 
 
-# ---------------------------------------------------------------- checks of what is passed
-def expect(name, value, dtype, shape, device, ids=None):
-    """Raises ValueError, with what was expected and what came, unless `value` is a `dtype` tensor
-    of this shape (a letter: any size from 1 on), on `device`, of ids below `ids`."""
-    came = type(value).__name__
-    if isinstance(value, torch.Tensor):
-        came = f"a {value.dtype} tensor {tuple(value.shape)} on {value.device}"
-        fits = [n > 0 and want in (n, str(want)) for n, want in zip(value.shape, shape)]
-        fits += [value.dim() == len(shape), value.dtype == dtype, value.device == device]
-        if all(fits):
-            if ids and not value.is_meta and not ((value >= 0) & (value < ids)).all():
-                raise ValueError(f"{name}: expected ids from 0 to {ids - 1}, "
-                                 f"got {value.min()} to {value.max()}")
-            return
-    place, wanted = f" on {device}" if device else "", ", ".join(map(str, shape))
-    raise ValueError(f"{name}: expected a {dtype} tensor ({wanted}){place}, got {came}")
+# ---------------------------- checks at the doors, `Dimple.prefix` and `decode`, and of the logits
+def expect(name, value, dtype, shape):
+    """Raises ValueError, with what was expected and what came, unless `value` is a tensor of this
+    dtype and shape (a letter: any size from 1 on)."""
+    fits = [want in (n, str(want)) and n > 0 for n, want in zip(value.shape, shape)]
+    if value.dtype != dtype or len(value.shape) != len(shape) or not all(fits):
+        raise ValueError(f"{name}: expected {dtype} ({', '.join(map(str, shape))}), got "
+                         f"{value.dtype} {tuple(value.shape)}")
 
-def expect_positions(T):
-    """Raises ValueError for more positions than the rotary table has."""
-    if T > MAX_POSITIONS:
-        raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt and "
-                         f"window, got {T}")
-
-def check_decoding(look, window, config, temperature, limit):
+def check_decoding(window, config, temperature, limit):
     """Raises ValueError for what `decode` cannot start with."""
-    device = getattr(window, "device", None)  # any: a look checks that it is the model's
-    expect("window", window, torch.long, ("B", "W"), device, config.vocab_size)
-    if not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
-        raise ValueError(f"temperature: expected a number, 0 or more, got {temperature!r}")
-    if limit is not None and not (isinstance(limit, int) and limit >= 1):
-        raise ValueError(f"limit: expected a number of passes, 1 or more, got {limit!r}")
-    if getattr(look, "used", False):
-        raise ValueError("look: it has decoded a window already, and may keep what it saw of it; "
-                         "make a new one for each decoding")
+    expect("window", window, torch.long, ("B", "W"))
+    if ((window < 0) | (window >= config.vocab_size)).any():
+        raise ValueError(f"window: expected ids from 0 to {config.vocab_size - 1}, got "
+                         f"{window.min()} to {window.max()}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temperature: expected a number, 0 or more, got {temperature}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit: expected a number of iterations, 1 or more, got {limit}")
+
+def expect_numbers(broken):
+    if broken:
+        raise ValueError("logits: expected numbers, got a NaN, an infinity, or -inf for every "
+                         "token of a position; look for 0/0 and for 0 * log(0)")

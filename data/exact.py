@@ -72,14 +72,15 @@ class Exact:
                 start = end
 
     def look(self, rows, device="cpu"):
-        """The look of these rows (indices): tokens (B, W') -> log probabilities (B, W', vocab), for
-        a window of any length: of a cut one, of the captions' beginnings."""
+        """The look of these rows (indices): tokens (B, W'), state -> log probabilities
+        (B, W', vocab), state, for a window of any length: of a cut one, of the captions'
+        beginnings."""
         sums_on = "cpu" if torch.device(device).type in NO_FLOAT64 else device
         ids, segment, log_odds, objects = (
             x[rows].to(sums_on) for x in (self.ids, self.segment, self.log_odds, self.objects))
 
         @torch.no_grad()
-        def look(tokens):
+        def look(tokens, state=None):
             asked_on, tokens = tokens.device, tokens.to(sums_on)
             longer = 0, tokens.shape[1] - segment.shape[1]  # F.pad cuts where this is negative
             here = F.pad(ids, longer, value=self.eos_id)                         # (B, 2, A, W')
@@ -96,7 +97,7 @@ class Exact:
             probs = weight.new_zeros(*tokens.shape, self.vocab_size).scatter_add_(
                 2, here.flatten(1, 2).mT, weight.flatten(1, 2).mT)
             log_probs = probs.clamp(min=1e-30).log().float()  # finite: a rule may compute with it
-            return log_probs.to(asked_on)
+            return log_probs.to(asked_on), None
         return look
 
 

@@ -16,7 +16,7 @@ state at position j - 1, although position j itself (often a [MASK]) is in the i
 response token is predicted at the last prompt token.
 
 Paper: the diffusion objective, 1/t weighting.
-Compare afterwards: `Dimple.score`, `token_nll` and `weigh` in mini_dimple.py.
+Compare afterwards: `Dimple.logits`, `token_nll` and `diffusion_loss` in mini_dimple.py.
 Check: python -m exercises 2      (or: python -m pytest exercises/02_diffusion_loss.py)
 """
 import torch
@@ -35,7 +35,7 @@ def diffusion_loss(model, images, prompt, response, masked, t):
                                      that you do not need here
       model.head(hidden)             logits over the vocabulary
       model.config.mask_id           the id of [MASK]
-    Which `causal` it is in this phase is yours to say. (model.score and model(...) shift for you:
+    Which `causal` it is in this phase is yours to say. (model.logits and model(...) shift for you:
     they pass, too, and teach you nothing.)
     Hint: F.cross_entropy(..., reduction="none") wants (N, vocab) and (N,)."""
     raise NotImplementedError

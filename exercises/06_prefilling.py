@@ -14,7 +14,7 @@ that serves AR models has it already, made under the causal mask, where keeping 
 both; the checker decodes with each of them, and shows how many captions are right. One of them
 ruins three captions of four. Then say why.
 
-Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.score` in mini_dimple.py.
+Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.logits` in mini_dimple.py.
 Check: python -m exercises 6      (or: python -m pytest exercises/06_prefilling.py)
 """
 import torch

@@ -160,7 +160,7 @@ class Floor:
         self.responses, self.rows = scenes.responses.to(device), torch.arange(n).split(2 * BATCH)
         self.part = (5 * masked.double().mean(1)).long().clamp(max=4)
         exact = scenes.exact()
-        self.least = self.nll(lambda rows: exact(rows)(self.noisy[rows]))
+        self.least = self.nll(lambda rows: exact(rows)(self.noisy[rows])[0])
 
     @torch.no_grad()
     def nll(self, logits):

@@ -29,9 +29,9 @@ def timed(ways, device, repeats):
 
 # ---------------------------------------------------------------- decoding
 
-def compiled(score):
-    """`Dimple.score` through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
-    fast = torch.compile(score, dynamic=False, mode="reduce-overhead")
+def compiled(logits_of):
+    """`Dimple.logits` through torch.compile: static shapes, and CUDA graphs where there is CUDA."""
+    fast = torch.compile(logits_of, dynamic=False, mode="reduce-overhead")
 
     def wrapper(*arguments, **options):
         logits, cache = fast(*arguments, **options)
@@ -54,12 +54,12 @@ def share_in_model(model, batch, rule, device, repeats=5):
             return answer
         return wrapper
     decoded(model, batch, rule)
-    model.prefix, model.score = clocked(model.prefix), clocked(model.score)
+    model.prefix, model.logits = clocked(model.prefix), clocked(model.logits)
     start = now(device)
     for _ in range(repeats):
         decoded(model, batch, rule)
     whole = now(device) - start
-    del model.prefix, model.score  # the class's own methods again
+    del model.prefix, model.logits  # the class's own methods again
     return inside / whole
 
 
@@ -72,7 +72,7 @@ def captions_per_way(args, device):
     scenes, rows = Scenes(model.config, weights.tokenizer, BATCH, device, weights.board), []
     share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
     if args.compile:
-        model.score = compiled(model.score)
+        model.logits = compiled(model.logits)
         ar_model.transformer = torch.compile(ar_model.transformer, dynamic=True)
     for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6))):
         def at(turn):  # in each turn the same scenes for all

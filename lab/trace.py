@@ -1,5 +1,5 @@
-"""A decoding as it went: what `decode(..., watch=Trace())` notes, as text, and as plain values for
-the viewer and for pictures."""
+"""A decoding as it went: what `decode(..., watch=Trace(window))` notes, as text, and as plain
+values for the viewer and for pictures."""
 import itertools
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from mini_dimple import decode
+from mini_dimple import decode, exclude
 
 MASK, EOS = "_", "<eos>"  # how a trace shows them
 
@@ -17,40 +17,41 @@ class Record(NamedTuple):
     tokens: torch.Tensor        # ids after it
     proposal: torch.Tensor      # ids that the rule went by
     confidence: torch.Tensor    # their probabilities
-    words: torch.Tensor         # the ten likeliest ids of each position, before the rule is asked
+    words: torch.Tensor         # the ten likeliest ids of each position, as the model has them
     probs: torch.Tensor         # and their probabilities
     by_rule: torch.Tensor       # bool: committed, or written otherwise, as the rule said
     at_least_one: torch.Tensor  # bool: committed as the most confident, as the rule said none
-    by_limit: torch.Tensor      # bool: committed because the passes were used up
+    by_limit: torch.Tensor      # bool: committed because the limit was reached
     taken_back: torch.Tensor    # bool: [MASK] again
     passes: int                 # runs of the model, the rule's own looks included
     computed: int               # positions that they computed, if a Trace knows
 
     @classmethod
-    def of(cls, step, before, tokens, at_limit, likeliest, passes, computed=0):
+    def of(cls, step, before, tokens, computed=0):
         """The record of a step that turned the window `before` (B, W) into `tokens` (B, W')."""
         fit = lambda x, value=0: F.pad(
             x, (0, 0) * (x.dim() - 2) + (0, tokens.shape[1] - x.shape[1]), value=value)
         unfinished = (before == step.mask_id).any(1, keepdim=True)
-        before, (probs, words) = fit(before, step.mask_id), likeliest
+        probs, words = exclude(step.seen, step.mask_id).softmax(-1).topk(10)
+        before, last = fit(before, step.mask_id), step.iteration + 1 == step.limit
         written = (tokens != before) & (tokens != step.mask_id) & unfinished
         fallback = fit(step.at_least_one) & written
         return cls(tokens, fit(step.proposal), fit(step.confidence), fit(words), fit(probs),
-                   written & ~fallback & (not at_limit), fallback & (not at_limit),
-                   written & at_limit, (tokens == step.mask_id) & (before != step.mask_id), passes,
-                   computed)
+                   written & ~fallback & (not last), fallback & (not last), written & last,
+                   (tokens == step.mask_id) & (before != step.mask_id), step.passes, computed)
 
 
 class Trace(list):
-    """A list of Records, one per iteration, filled by `decode(..., watch=trace)`. `positions`: the
-    list of `counting`, for their `computed`."""
+    """A list of Records, one per iteration of the decoding of a window (B, W), filled by
+    `decode(..., watch=trace)`. `positions`: the list of `counting`, for their `computed`."""
 
-    def __init__(self, positions=()):
-        self.positions = positions
+    def __init__(self, window, positions=()):
+        self.window, self.positions = window, positions
 
-    def __call__(self, *iteration):
-        before = sum(record.computed for record in self)
-        self.append(Record.of(*iteration, sum(self.positions) - before))
+    def __call__(self, step, tokens):
+        before = self[-1].tokens if self else self.window
+        computed = sum(self.positions) - sum(record.computed for record in self)
+        self.append(Record.of(step, before, tokens, computed))
 
 
 @contextmanager
@@ -70,13 +71,13 @@ def counting(model):
 
 
 def follow(model, look, window, rule, temperature, seed):
-    """`decode` of one example, its window (1, W), by the look that `look()` makes, with the random
-    numbers of a seed -> Decoded, and what it did, a Trace that knows the positions computed."""
+    """`decode` of one example, its window (1, W), with the random numbers of a seed -> Decoded, and
+    what it did, a Trace that knows the positions computed."""
     torch.manual_seed(seed)  # a rule may draw random numbers
     generator = torch.Generator(window.device).manual_seed(seed)
     with counting(model) as positions:
-        trace = Trace(positions)
-        return decode(look(), window, model.config, rule, temperature, generator,
+        trace = Trace(window, positions)
+        return decode(look, window, model.config, rule, temperature, generator,
                       watch=trace), trace
 
 

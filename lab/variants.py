@@ -9,12 +9,12 @@ class PrefixMasked(Dimple):
     keys and values then never go stale: prefilling is exact. (The last prompt token scores the
     first of the window, and sees all.)"""
 
-    def score(self, prefix, response, causal, past=None):
-        """As `Dimple.score`."""
+    def logits(self, prefix, response, causal, past=None):
+        """As `Dimple.logits`."""
         if not causal and past is None:
             _, past = self.transformer(prefix[:, :-1], causal)
             prefix = prefix[:, -1:]
-        return super().score(prefix, response, causal, past)
+        return super().logits(prefix, response, causal, past)
 
 
 @torch.no_grad()
@@ -23,7 +23,7 @@ def unseen(model, images, prompt):
     and errors as `mini_dimple.prefilled`."""
     prefix = model.prefix(images, prompt)
     _, past = model.transformer(prefix[:, :-1], causal=False)
-    return lambda tokens: model.score(prefix[:, -1:], tokens, False, past)[0]
+    return lambda tokens, state=None: (model.logits(prefix[:, -1:], tokens, False, past)[0], None)
 
 
 def complementary_loss(model, images, prompt, response, weighting="flat", generator=None):

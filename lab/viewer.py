@@ -111,8 +111,8 @@ def runs_of(args, device):
     for name in args.on:
         for text in args.rule or [f"confident:{THRESHOLD}"]:
             rule, model = resolve(text), loaded["trained" if name == "exact" else name].model
-            look = lambda: (pictures.exact()(torch.tensor([0])) if name == "exact" else
-                            look_of(model, images, prompts))
+            look = (pictures.exact()(torch.tensor([0])) if name == "exact" else
+                    look_of(model, images, prompts))
             out, trace = follow(model, look, window, rule, args.temperature, args.seed)
             caption = tokenizer.decode(out.response(0))
             wrong = toy.mistake(caption, split.scenes[0], board,

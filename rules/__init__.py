@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mini_dimple import confident, expect, full, prefilled
+from mini_dimple import confident, full, prefilled
 
 LOOKS = {"prefilled": prefilled, "full": full}
 
@@ -103,28 +103,19 @@ def checked(rule, name, file=None):
     what = f"decoding rule {name!r}"
 
     def wrapper(step):
-        (B, W), vocab, device, dtype = (
-            step.tokens.shape, step.probs.shape[-1], step.tokens.device, step.probs.dtype)
+        (B, W, vocab), device = step.probs.shape, step.tokens.device
         answer = blaming(what, file, lambda: rule(step))
         got = (f"{answer.dtype} {tuple(answer.shape)} on {answer.device}"
                if isinstance(answer, torch.Tensor) else type(answer).__name__)
-        positions, window = (got == f"torch.bool {(B, W)} on {device}",
-                             got.startswith("torch.int64") and answer.dim() == 2)
-        fits = window and len(answer) == B and answer.shape[1] and answer.device == device
-        if not positions and not fits:
+        window = got.startswith("torch.int64") and answer.shape[:1] == (B,) and answer.dim() == 2
+        fits = window and answer.shape[1] and answer.device == device
+        if not fits and got != f"torch.bool {(B, W)} on {device}":
             raise RuleError(f"{what}: it must return positions to commit, torch.bool {(B, W)} on "
                             f"{device}, or the next window, torch.int64 ({B}, any length), "
                             f"not {got}")
         if window and not ((answer >= 0) & (answer < vocab)).all():
             raise RuleError(f"{what}: its window holds ids from {answer.min()} to {answer.max()}; "
                             f"the vocabulary has 0 to {vocab - 1}")
-        # the loop commits the step's own proposals there, and the rule may have written into them
-        if positions:
-            ids = vocab if device.type == "cpu" else None  # a GPU would have to be waited for
-            blaming(what, None, lambda: expect(
-                "step.proposal", step.proposal, torch.long, (B, W), device, ids))
-            blaming(what, None, lambda: expect(
-                "step.confidence", step.confidence, dtype, (B, W), device))
         return answer
     wrapper.__name__ = name
     return wrapper
@@ -179,14 +170,17 @@ def resolve_look(text):
     def maker(model, images, prompt):
         look = blaming(what, file, lambda: made(model, images, prompt))
 
-        def wrapper(tokens):
-            vocab = model.config.vocab_size
-            logits, shape = blaming(what, file, lambda: look(tokens)), (*tokens.shape, vocab)
+        def wrapper(tokens, state=None):
+            answer = blaming(what, file, lambda: look(tokens, state))
+            if not isinstance(answer, tuple) or len(answer) != 2:
+                raise RuleError(f"{what}: look(tokens, state) must return two things, the logits "
+                                f"and the next state (None if it keeps nothing)")
+            logits, shape = answer[0], (*tokens.shape, model.config.vocab_size)
             if (not isinstance(logits, torch.Tensor) or logits.shape != shape
                     or not logits.is_floating_point() or logits.device != tokens.device):
                 raise RuleError(f"{what}: it must return logits {shape} on {tokens.device}, "
                                 f"not {getattr(logits, 'shape', type(logits).__name__)}")
-            return logits
+            return answer
         return wrapper
     maker.__name__ = file.stem
     return maker

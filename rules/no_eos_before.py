@@ -9,5 +9,5 @@ import torch
 
 def rule(step, k=8, threshold=0.9):
     step.logits[:, :k, step.eos_id] = -torch.inf
-    step.score(step.logits)
+    step.rescore(step.logits)
     return step.confidence > threshold

@@ -98,12 +98,17 @@ def random_step(seed, B=4, W=9):
     state = torch.randint(0, 4, (B, W), generator=g)  # 0 given, 1 committed, else masked
     state[:, 0] = 3
     tokens = torch.where(state > 1, MASK, torch.randint(0, EOS, (B, W), generator=g))
-    return Step(0, 2 * W, tokens, state == 0, MASK, EOS, lambda tokens: logits, {}, 0.0, None)
+    return Step(0, 2 * W, tokens, state == 0, logits, lambda tokens: logits, MASK, EOS, {})
+
+
+def stateless(logits_of):
+    """A function of the window alone, tokens -> logits, as a look."""
+    return lambda tokens, state=None: (logits_of(tokens), None)
 
 
 def traced(look, window, config, *rest, **options):
     """`decode`, and what it did as `.trace`, a Trace."""
-    trace = Trace()
+    trace = Trace(window)
     out = decode(look, window, config, *rest, watch=trace, **options)
     out.trace = trace
     return out

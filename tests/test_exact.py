@@ -82,7 +82,7 @@ def check(board, scenes, windows):
     """`windows` (N, W) of each scene: Exact against enumeration."""
     look = exact_of(board, scenes).look
     for b, scene in enumerate(scenes):
-        got = look([b] * len(windows[b]))(windows[b]).exp()
+        got = look([b] * len(windows[b]))(windows[b])[0].exp()
         torch.testing.assert_close(got.double(), enumerated(board, scene, windows[b]),
                                    rtol=0, atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_a_caption_shown_word_by_word_in_any_order_has_its_odds(order):
     look, rows, total = exact_of(board, scenes).look, torch.arange(16), torch.zeros(16)
     for at in torch.rand(right.shape, generator=g).argsort(1).T:
         token = right[rows, at]
-        total += look(rows)(windows)[rows, at, token]
+        total += look(rows)(windows)[0][rows, at, token]
         windows[rows, at] = token
     for scene, text, found in zip(scenes, texts, total.tolist()):
         kinds = Counter()
@@ -142,21 +142,21 @@ def test_a_row_is_the_same_whatever_rows_it_is_looked_at_with(board):
     assert len({len(scene) for scene in scenes}) > 2
     prompts = [toy.COUNT if b % 4 == 1 else DESCRIBE for b in range(8)]
     windows, exact = partly_masked(board, scenes, 40), exact_of(board, scenes, prompts)
-    every = exact.look(torch.arange(8))(windows)
+    every = exact.look(torch.arange(8))(windows)[0]
     assert every.shape == (8, 40, tokenizer_of(board).vocab_size) and every.isfinite().all()
     torch.testing.assert_close(every.exp().sum(-1), torch.ones(8, 40))
     for rows in ([6, 1, 1], [3], list(range(2, 8))):
-        some = exact.look(torch.tensor(rows))(windows[rows])
+        some = exact.look(torch.tensor(rows))(windows[rows])[0]
         torch.testing.assert_close(some, every[rows])
     for b in range(8):
-        alone = exact_of(board, scenes[b:b + 1], prompts[b:b + 1]).look([0])(windows[b:b + 1])
+        alone = exact_of(board, scenes[b:b + 1], prompts[b:b + 1]).look([0])(windows[b:b + 1])[0]
         torch.testing.assert_close(alone.exp(), every[b:b + 1].exp())
 
 
 def test_asked_to_count_it_knows_the_answer(board):
     scenes = draw_scenes(board, 5)
     windows = partly_masked(board, scenes, 12, wrong=0.3)  # of captions: far from any answer
-    probs = exact_of(board, scenes, [toy.COUNT] * 5).look(slice(None))(windows).exp()
+    probs = exact_of(board, scenes, [toy.COUNT] * 5).look(slice(None))(windows)[0].exp()
     for scene, row in zip(scenes, probs):
         answer = padded(toy.count_answer(scene), board, 12)
         torch.testing.assert_close(row.gather(1, answer[:, None]), torch.ones(12, 1))
@@ -284,7 +284,7 @@ def test_the_exact_posterior_lies_on_the_floor_and_another_above(floor):
     for bias in (0, 3):
         rows = iter(floor.rows)  # a model is called on these in order
         biased = bias * torch.randn(floor.scenes.config.vocab_size, generator=g)
-        above = floor(lambda images, prompts, noisy, causal: look(next(rows))(noisy) + biased)
+        above = floor(lambda images, prompts, noisy, causal: look(next(rows))(noisy)[0] + biased)
         assert set(above) == {"all", *Floor.PARTS}
         assert above["all"] > 0.005 if bias else set(above.values()) == {0}
 

@@ -164,7 +164,7 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
     ("05", "    open_choices = step.confidence.masked_fill(~step.masked | sure, -1)",
      "    while step.masked.any():\n        step.tokens = step.commit(step.confidence > 0.9)\n"
      "        step.masked = step.tokens == step.mask_id\n"
-     "        step.score(step.look(step.tokens))\n    return step.tokens\n    open_choices = 0",
+     "        step.rescore(step.look(step.tokens))\n    return step.tokens\n    open_choices = 0",
      "Too slow.*look of the rule's own"),
     ("05", "    open_choices = step.confidence.masked_fill(~step.masked | sure, -1)", "    missing",
      "NameError"),
@@ -333,7 +333,7 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
         tokens, n = window[b].tolist(), 0
         while mask in tokens:
             with torch.no_grad():
-                logits = model.score(model.prefix(images[b:b + 1], prompt[b:b + 1]),
+                logits = model.logits(model.prefix(images[b:b + 1], prompt[b:b + 1]),
                                      torch.tensor([tokens]), causal=False)[0][0]
             logits[:, mask] = float("-inf")
             probs, n, sure, best = logits.softmax(-1), n + 1, [], None
@@ -391,11 +391,11 @@ def rule(step):
     "06": ["""
 import torch
 def first_pass(model, prefix, window):
-    logits, cache = model.score(prefix, window, causal=False)
+    logits, cache = model.logits(prefix, window, causal=False)
     n = prefix.shape[1] - 1
     return logits, tuple((k[:, :, :n].clone(), v[:, :, :n].clone()) for k, v in cache)
 def later_pass(model, last, tokens, past):
-    return model.score(last, tokens, causal=False, past=past)[0]
+    return model.logits(last, tokens, causal=False, past=past)[0]
 def lone_past(model, prefix, causal):
     if not causal:
         return model.transformer(prefix[:, :prefix.shape[1] - 1], False)[1]
@@ -530,7 +530,7 @@ def test_the_model_is_left_as_it_was():
           checks.watched(model, *some[:1][:2], 1, "enough") as seen):
         for _ in range(2):
             model(*some[:1], causal=False)
-    assert len(seen[0]) == 1 and model.score.__func__ is mini_dimple.Dimple.score
+    assert len(seen[0]) == 1 and model.logits.__func__ is mini_dimple.Dimple.logits
     assert torch.equal(seen[0][0].window, some.windows[0])
 
 

@@ -82,7 +82,7 @@ def rule(step, longest=48):
     if step.tokens.shape[1] > longest:
         step.tokens = step.tokens[:, :longest]
         step.masked = step.tokens == step.mask_id
-        step.score(step.look(step.tokens))
+        step.rescore(step.look(step.tokens))
     return step.commit(step.confidence > 0.9)
 """, """
 import torch

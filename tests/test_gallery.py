@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import EOS, MASK, random_inputs, random_model, small_config, traced
+from conftest import EOS, MASK, random_inputs, random_model, small_config, stateless, traced
 
 from lab import evaluate
 from lab.checkpoint import SHIPPED, load
@@ -47,7 +47,8 @@ def random_window(rng, B, W, given=0.2, mask=0.6):
 
 def step_on(tokens, given, look, iteration=0, memory=None, generator=None):
     memory = {} if memory is None else memory
-    return Step(iteration, 100, tokens, given, MASK, EOS, look, memory, 0.0, generator)
+    return Step(iteration, 100, tokens, given, look(tokens), look, MASK, EOS, memory,
+                generator=generator)
 
 
 def random_step(seed, B=4, W=9, scale=2.0, **options):
@@ -315,7 +316,7 @@ def test_daedal_grows_until_it_sees_the_end(needed, length):
     window = torch.full((1, 6), MASK)
     window[0, 1] = 15
     rule = resolve("daedal:by=4,tail=3,longest=24")
-    out = traced(ending_at([needed]), window, small_config(), rule)
+    out = traced(stateless(ending_at([needed])), window, small_config(), rule)
     assert out.tokens.shape == (1, length) and out.tokens[0, 1] == 15 and not out.left.any()
     assert out.ends == min(needed, 24) if needed > 1 else out.ends == 2
     assert out.iterations == -(-(length - 6) // 4) + 1, "grown first, and then all is sure"
@@ -327,8 +328,9 @@ def test_daedal_fills_the_others_with_eos():
     window = torch.full((3, 6), MASK)
     window[2] = 7  # finished: that no end is in view there does not matter
     rule = resolve("daedal:by=4,tail=3,longest=24")
-    assert decode(ending_at([2, 99]), window[1:], small_config(), rule).tokens.shape == (2, 6)
-    out = decode(ending_at([2, 9, 99]), window, small_config(), rule)
+    looks = [stateless(ending_at(ends)) for ends in ([2, 99], [2, 9, 99])]
+    assert decode(looks[0], window[1:], small_config(), rule).tokens.shape == (2, 6)
+    out = decode(looks[1], window, small_config(), rule)
     assert out.tokens.shape == (3, 14) and out.ends.tolist() == [2, 9, 6]
     assert out.iterations.tolist() == [1, 3, 0]
     assert (out.tokens[0, 2:] == EOS).all()
@@ -341,7 +343,7 @@ def test_daedal_grows_no_more_once_something_is_committed():
         logits[0, 0] = torch.arange(20.0) / 20  # never sure of its first place
         return logits
     rule = resolve("daedal:by=4,tail=3,longest=24")
-    out = decode(look, torch.full((2, 6), MASK), small_config(), rule)
+    out = decode(stateless(look), torch.full((2, 6), MASK), small_config(), rule)
     assert out.tokens.shape == (2, 14) and out.iterations[0] == 2
     assert (out.tokens[0, 2:] == EOS).all()
 
@@ -359,7 +361,7 @@ def test_no_eos_before(seed):
     for k in (0, 6):  # a look that says EOS nearly everywhere
         eager = lambda tokens: scripted(seed)(tokens) + 4 * (torch.arange(20) == EOS)
         rule = resolve(f"no_eos_before:{k}")
-        out = decode(eager, torch.full((20, 12), MASK), small_config(), rule)
+        out = decode(stateless(eager), torch.full((20, 12), MASK), small_config(), rule)
         assert out.ends.min() == k and out.ends.max() < 12
 
 
@@ -380,7 +382,7 @@ def public_loop(look, window, threshold, steps):
     """The windows of the public code's loop, most confident first, all masks of a batch at once."""
     tokens, total, windows = window.clone(), (window == MASK).sum().item(), []
     for i in range(steps):
-        logits = look(tokens).double()
+        logits = look(tokens)[0].double()
         logits[..., MASK] = -math.inf
         confidence, proposal = logits.softmax(-1).max(-1)
         places = (tokens == MASK).nonzero().tolist()
@@ -428,7 +430,7 @@ def test_dimple_public_is_the_public_loop(case, flat):
     (5, 1, [0]),
 ])
 def test_the_schedule_by_hand(total, steps, left):
-    look, window = scripted(0), torch.full((1, total), MASK)
+    look, window = stateless(scripted(0)), torch.full((1, total), MASK)
     rule = resolve(f"dimple_public:threshold=0,steps={steps}")
     out = traced(look, window, small_config(), rule)
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == left
@@ -442,7 +444,7 @@ def test_the_schedule_does_not_wait():
         height = 1 + torch.arange(12.0) / 12 + 8 * (torch.arange(12) == committed) * (committed < 2)
         return height[None, :, None] * (torch.arange(20) == 3)
     rule = resolve("dimple_public:threshold=0.9,steps=4")
-    out = traced(look, torch.full((1, 12), MASK), small_config(), rule)
+    out = traced(stateless(look), torch.full((1, 12), MASK), small_config(), rule)
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == [11, 10, 4, 0]
 
 

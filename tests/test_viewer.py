@@ -92,15 +92,14 @@ def test_a_run_tells_what_the_decoding_did():
 
 def test_reasons_are_told():
     model, window = random_model(1), torch.full((1, 6), MASK)
-    look = lambda: full(model, torch.zeros(1, 3, 16, 16, dtype=torch.uint8),
-                        torch.tensor([[1, 2, 3]]))
+    look = full(model, torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.tensor([[1, 2, 3]]))
     for rule, limit, reasons in ((lambda step: step.masked, None, {"rule"}),
                                  (lambda step: step.masked & False, None, {"at least one"}),
                                  (confident(0.99), 1, {"limit"})):
-        trace = Trace()
+        trace = Trace(window)
         limits = dict(limit=limit) if limit else {}
         first = lambda step: step.masked & False
-        decode(look(), window, model.config, rule if not limit else first, watch=trace, **limits)
+        decode(look, window, model.config, rule if not limit else first, watch=trace, **limits)
         found = {why for it in told("", window[0], trace, Letters())["iterations"]
                  for why in it["why"] if why}
         assert found == reasons or (limit and found == {"at least one", "limit"})

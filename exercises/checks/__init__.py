@@ -125,19 +125,19 @@ def watched(model, images, prompt, most_passes, lesson):
         prefixes = model.prefix(images, prompt)  # (B, V + P, D)
     seen, calls, mask = [[] for _ in images], 0, torch.tensor(model.config.mask_id)
 
-    def score(prefix, response, causal, past=None):
+    def logits_of(prefix, response, causal, past=None):
         nonlocal calls
         calls += 1
         teach(calls <= most_passes, lesson)
-        logits, cache = type(model).score(model, prefix, response, causal, past)
+        logits, cache = type(model).logits(model, prefix, response, causal, past)
         if past is None:
             probs = logits.detach().index_fill(-1, mask, -torch.inf).softmax(-1)
             for row in range(len(prefix)):
                 b = (prefixes - prefix[row].detach()).abs().amax((1, 2)).argmin().item()
                 seen[b].append(Pass(response[row].clone(), probs[row]))
         return logits.index_fill(-1, mask, 100.0), cache
-    model.score = score
+    model.logits = logits_of
     try:
         yield seen
     finally:
-        del model.score  # the class's own method again
+        del model.logits  # the class's own method again

@@ -137,7 +137,8 @@ def show(solution):
         noisy, masked = forward_process(response, t, mask_id, torch.Generator().manual_seed(0))
         found = [solution.diffusion_loss(model, images, prompt, response, masked, t).item()
                  for model in models]
-        least = (token_nll(exact(noisy), response) * masked).sum().item() / level / masked.numel()
+        least = (token_nll(exact(noisy)[0], response) * masked).sum().item()
+        least /= level * masked.numel()
         lines.append(f"{level:5.1f} {found[0]:17.4f} {found[1]:14.4f} {found[2]:12.4f} "
                      f"{least:16.4f}")
     return "\n".join([

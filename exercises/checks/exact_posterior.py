@@ -124,7 +124,7 @@ def check_posterior(solution):
         teach((total - 1).abs().max() < 1e-3, where + "the probabilities of a position add up to "
               f"{total[(total - 1).abs().argmax()]:.3f}, not 1. The odds of those captions that "
               "agree add up to less than 1: divide by their sum.")
-        right = some.exact.look([0])(tokens[None])[0].exp()
+        right = some.exact.look([0])(tokens[None])[0][0].exp()
         off = (probs - right).abs()
         if off.max() < 1e-3:
             continue

@@ -99,7 +99,7 @@ def check_short_windows(solution):
 def check_a_long_window(solution):
     """Watched on the first scenes; then captions."""
     windows, model = [], shipped()[0]
-    watch = lambda step, before, tokens, *rest: windows.append(tokens)
+    watch = lambda step, tokens: windows.append(tokens)
     rule = checked(solution.rule, "rule")
     decoded(model, pictures(LONG)[:4], rule, watch=watch)
     eos, wide = model.config.eos_id, [x for x in windows if x.shape[1] > 48]
@@ -154,7 +154,7 @@ def show(solution):
     first = []
     for W in sizes:
         noted = []
-        decoded(model, pictures(W)[:N], confident(0.9), limit=1, watch=lambda step, *rest: (
+        decoded(model, pictures(W)[:N], confident(0.9), limit=1, watch=lambda step, tokens: (
             noted.append(((step.proposal == eos) & (step.confidence > 0.9)).double().sum(1))))
         first.append(f"{noted[0].mean().item():.1f}")
     right = lambda model, rule: [f"{captioned(model, rule, W)[0]} of {N}" for W in sizes]

@@ -40,7 +40,7 @@ def form(past, P, what):
 
 
 def exact(prefix, tokens):
-    return shipped()[0].score(prefix, tokens, causal=False)[0]
+    return shipped()[0].logits(prefix, tokens, causal=False)[0]
 
 
 def same(a, b):
@@ -190,7 +190,7 @@ def show(solution):
         prefix = model.prefix(*some[:][:2])
         _, past = solution.first_pass(model, prefix, some.windows)
         stale = moved(solution.later_pass(model, prefix[:, -1:], half, past),
-                      model.score(prefix, half, False)[0])[half == model.config.mask_id]
+                      model.logits(prefix, half, False)[0])[half == model.config.mask_id]
         lines.append(f"As published, once 20 tokens are committed, {name} weights: off by "
                      f"{stale.mean():.1%} at a masked position, {stale.max():.0%} at most.")
     return "\n".join([

@@ -25,9 +25,9 @@ def step(seed, iteration, tokens, given, memory, rows=slice(None)):
     others = (1 - confidence) / (config.vocab_size - 2)
     logits = others.log()[..., None].repeat(1, 1, config.vocab_size)
     logits[..., 7] = confidence.log()
-    look = lambda tokens: logits[rows]
-    return Step(iteration, 2 * W, tokens[rows], given[rows], config.mask_id, config.eos_id, look,
-                memory=memory, temperature=0.0, generator=None)
+    logits = logits[rows]
+    return Step(iteration, 2 * W, tokens[rows], given[rows], logits, lambda tokens: logits,
+                config.mask_id, config.eos_id, memory)
 
 
 def start(seed):
@@ -155,7 +155,7 @@ def check_captions(solution):
 def show(solution):
     """The order of the blocks in one caption, and the student's rule beside two others."""
     (model, tokenizer), (images, prompt, window) = shipped(), scenes(64)[1:2]
-    trace, lines, before = Trace(), [], window[0]
+    trace, lines, before = Trace(window), [], window[0]
     decode(prefilled(model, images, prompt), window, model.config, by_student(solution),
            watch=trace)
     seen = []
