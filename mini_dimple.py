@@ -403,7 +403,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
     Raises ValueError for what it cannot start with, and for logits that are not numbers."""
     check_decoding(window, config, temperature, limit)
     limit = limit or 2 * max(window.shape[1], config.window)
-    tokens, given, state, memory = window, window != config.mask_id, None, {}
+    tokens, given, state, memory = window.clone(), window != config.mask_id, None, {}
     iterations, passes, left = window.new_zeros(3, len(window))
     iteration, broken = 0, torch.zeros_like(given[0, 0])
     while any_left(masked := tokens == config.mask_id, broken):
@@ -456,7 +456,7 @@ def response_ends(tokens, given, eos_id):
     return (~ended).sum(1)
 
 def any_left(masked, broken):
-    """Whether a [MASK] is left. Here, and nowhere else in the loop, a GPU is waited for."""
+    """Whether a [MASK] is left. A GPU is waited for here, and where a window shrinks."""
     some, broken = torch.stack([masked.any(), broken]).tolist()
     expect_numbers(broken)
     return some

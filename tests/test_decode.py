@@ -603,7 +603,7 @@ def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
     inputs = random_case(0, 3, 5)[:3]
     given = torch.tensor([[1, 2, EOS, 3, EOS], [1, EOS, EOS, EOS, EOS], [1, 2, 3, 4, 5]])
     out = decoded(*inputs, given)
-    assert out.iterations.tolist() == [0, 0, 0]
+    assert out.iterations.tolist() == [0, 0, 0] and out.tokens is not given
     assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3], [1], [1, 2, 3, 4, 5]]
     one_free = decoded(*inputs, torch.tensor([[EOS, 4, MASK]] * 3))
     assert all(one_free.response(b)[:2] == [EOS, 4] for b in range(3))
