@@ -100,14 +100,10 @@ def test_a_decoding_pass_stays_on_its_device(model, batches, make, temperature):
 
 
 @pytest.mark.parametrize("which", ["images", "prompt", "response"])
-def test_a_tensor_left_on_the_cpu_is_found(model, batches, which, monkeypatch):
-    """By the model, and, where that did not look, by the two tests above, which so can fail."""
+def test_a_tensor_left_on_the_cpu_is_found(model, batches, which):
+    """By the two tests above, which so can fail."""
     inputs = dict(zip(("images", "prompt", "response"), batches(0, "diffusion")))
     inputs[which] = torch.zeros(inputs[which].shape, dtype=inputs[which].dtype)
-    for phase in ("ar", "diffusion"):
-        with pytest.raises(ValueError, match=f"{which}: expected .* on meta, got .* on cpu"):
-            phase_loss(model, tuple(inputs.values()), phase, None)
-    monkeypatch.setattr("mini_dimple.expect", lambda *rest: None)
     with OneDevice(), pytest.raises(RuntimeError, match="tensors of more than one device"):
         model(*inputs.values(), causal=False)
 

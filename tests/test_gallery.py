@@ -115,7 +115,8 @@ def test_a_batch_decodes_as_each_example_alone(text, seed):
 def test_chance_is_the_generators(text):
     def run(seed):
         generator, window = torch.Generator().manual_seed(seed), torch.full((4, 12), MASK)
-        return decode(scripted(0), window, small_config(), resolve(text), 0.0, generator).tokens
+        look = stateless(scripted(0))
+        return decode(look, window, small_config(), resolve(text), 0.0, generator).tokens
     assert torch.equal(run(1), run(1)) and not torch.equal(run(1), run(2))
 
 
@@ -288,7 +289,8 @@ def test_wino_takes_back_and_still_ends(seed):
     """In no more iterations than there were masks, as each commits more than it takes back."""
     window, _ = random_window(random.Random(seed), 5, 12, mask=0.8)
     rule = resolve("wino:wide=0.4,narrow=0.3")
-    run = lambda window: traced(scripted(seed, scale=2.5), window, small_config(), rule)
+    look = stateless(scripted(seed, scale=2.5))
+    run = lambda window: traced(look, window, small_config(), rule)
     out = run(window)
     assert (out.iterations <= (window == MASK).sum(1)).all() and not out.left.any()
     assert sum(record.taken_back.sum().item() for record in out.trace) > 0
@@ -469,7 +471,7 @@ def test_dimple_public_at_random_takes_the_same_counts():
     tokens, counts = [], []
     for rule in ("dimple_public:threshold=0,steps=8", "dimple_public:threshold=0,steps=8,random=1"):
         window = torch.full((2, 30), MASK)
-        out = traced(scripted(3), window, small_config(), resolve(rule))
+        out = traced(stateless(scripted(3)), window, small_config(), resolve(rule))
         counts.append([(record.tokens == MASK).sum(1).tolist() for record in out.trace])
         tokens.append(out.tokens)
     assert counts[0] == counts[1] and not torch.equal(*tokens)

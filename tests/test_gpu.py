@@ -76,17 +76,6 @@ def test_decoding_is_the_cpus_and_a_batch_decodes_as_each_alone(look, name, seed
     assert torch.equal(here, there)
 
 
-@GPU
-@pytest.mark.parametrize("look", [prefilled, full])
-@pytest.mark.parametrize("which, name", [(0, "images"), (1, "prompt"), (2, "response")])
-def test_what_is_left_on_the_cpu_is_refused(look, which, name):
-    model, (images, prompt, _) = random_model(0).to(DEVICE), random_inputs(0, 2, 5)
-    passed = on(DEVICE, (images, prompt, torch.full((2, 5), MASK)))
-    passed[which] = passed[which].cpu()
-    with pytest.raises(ValueError, match=f"{name}: expected .* on cuda:0, got .* on cpu"):
-        decoded(model, *passed, look=look)
-
-
 @pytest.mark.parametrize("order", toy.ORDERS)
 def test_the_exact_posterior_and_the_loss_above_it_are_the_cpus(order):
     model, tokenizer, _ = load(SHIPPED)

@@ -51,16 +51,16 @@ def test_a_run_tells_what_the_decoding_did():
     windows, probs = [], []
     images, prompt = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.tensor([[1, 2, 3]])
 
-    def noted(tokens):
-        logits = full(model, images, prompt)(tokens)
+    def noted(tokens, state):
+        logits, state = full(model, images, prompt)(tokens, state)
         probs.append(logits[0].index_fill(-1, torch.tensor(MASK), -torch.inf).softmax(-1))
-        return logits
+        return logits, state
 
-    def watch(step, before, tokens, *rest):
+    def watch(step, tokens):
         windows.append(tokens[0].tolist())
-        trace(step, before, tokens, *rest)
+        trace(step, tokens)
     with counting(model) as positions:
-        trace = Trace(positions)
+        trace = Trace(window, positions)
         out = decode(noted, window, model.config, any_rule, watch=watch)
     run = told("any", window[0], trace, Letters(), caption="abc")
     text = lambda token: {MASK: None, EOS: "<eos>"}.get(token, chr(97 + token))
