@@ -16,7 +16,7 @@ state at position j - 1, although position j itself (often a [MASK]) is in the i
 response token is predicted at the last prompt token.
 
 Paper: the diffusion objective, 1/t weighting.
-Compare afterwards: `Dimple.score`, `token_nll` and `weigh` in mini_dimple.py.
+Compare afterwards: `Dimple.score`, `token_nll` and `diffusion_loss` in mini_dimple.py.
 Check: python -m exercises 2      (or: python -m pytest exercises/02_diffusion_loss.py)
 """
 import torch
