@@ -124,7 +124,7 @@ def settings_from(args):
 def train(settings, out, data, state=None):
     """A run: settings and state as of `settings_from`, data as of `prepare`; writes into the folder
     `out`. Raises Ended."""
-    train_split, test_split, tokenizer, config, origin = data
+    train_split, held_out, tokenizer, config, origin = data
     ar_steps, diffusion_steps = settings["ar_steps"], settings["diffusion_steps"]
     variants, device = settings["variant"], torch.device(settings["device"])
     torch.manual_seed(settings["seed"])
@@ -175,16 +175,16 @@ def train(settings, out, data, state=None):
                     optimizer.step()
                     optimizer.zero_grad()
                 run.after_step(phase, loss, peak * factor)  # log.csv, last.pt, Ctrl-C
-            finish(run, phase, test_split)
+            finish(run, phase, held_out)
 
 
-def finish(run, phase, test_split):
+def finish(run, phase, held_out):
     """The end of a phase: captions of held-out pictures, and a checkpoint; of the last phase
     samples.png and result.json, too."""
-    figures, n, last = {}, len(test_split.texts), run.step == run.total
+    figures, n, last = {}, len(held_out.texts), run.step == run.total
     if n:
         began = time.perf_counter()
-        figures, texts, right = evaluate(run.model.eval(), run.tokenizer, test_split,
+        figures, texts, right = evaluate(run.model.eval(), run.tokenizer, held_out,
                                          dict(run.origin, phase=phase), run.device)
         figures["evaluation_seconds"] = round(time.perf_counter() - began, 1)
     for name in ["ar_phase.pt"] * (phase == "ar") + ["mini_dimple.pt"] * last:
@@ -198,7 +198,7 @@ def finish(run, phase, test_split):
         return
     with run.writing():
         if n:
-            shown = test_split.images[:8].permute(0, 2, 3, 1).numpy()
+            shown = held_out.images[:8].permute(0, 2, 3, 1).numpy()
             sheet = drawing.samples_sheet(map(Image.fromarray, shown), texts, right)
             drawing.save(run.out / "samples.png", sheet)
         text = json.dumps(result(run, phase, n), indent=1)
@@ -240,8 +240,9 @@ def main(argv=None):
         if not args.resume:
             refuse_to_replace(args)
         settings, state = settings_from(args)
-        data = _, _, tokenizer, config, _ = prepare(settings)
-        if args.resume and (tokenizer.merges, asdict(config)) != (state["merges"], state["config"]):
+        data = prepare(settings)
+        found = data.tokenizer.merges, asdict(data.config)
+        if args.resume and found != (state["merges"], state["config"]):
             raise ValueError("--resume: the data are no longer what the run began with: they give "
                              "another tokenizer or Config")
     try:

@@ -26,8 +26,8 @@ LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "second
 
 def written_in(out):
     """The files in the folder that have a name of ours."""
-    return [path for path in (*(out / name for name in FILES), *out.glob("step_*.pt"))
-            if path.exists()]
+    kept = [path for path in out.glob("step_*.pt") if path.stem.removeprefix("step_").isdecimal()]
+    return [path for path in (out / name for name in FILES) if path.exists()] + kept
 
 
 def refuse_to_replace(args):
@@ -127,9 +127,10 @@ class Run:
         log, rows = self.out / "log.csv", []
         with self.writing():
             self.out.mkdir(parents=True, exist_ok=True)
-            for path in [] if self.saved else written_in(self.out):
-                path.unlink()
-            if log.exists():
+            if not self.saved:
+                for path in written_in(self.out):
+                    path.unlink()
+            elif log.exists():
                 with open(log, newline="") as file:
                     rows = [row for row in csv.reader(file) if len(row) == len(LOG_COLUMNS)
                             and row[0].isdigit() and int(row[0]) <= self.step]

@@ -1,10 +1,11 @@
 """What a training run is made of: its data, the precision of its products, its optimizers."""
 import statistics
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
-from data import folder, toy
+from data import Split, folder, toy
 from lab.checkpoint import our_tokenizer
 from mini_dimple import Config
 
@@ -14,9 +15,17 @@ HELD_OUT_SCENES = 1000  # of the toy set, that a run is evaluated on
 
 # ---------------------------------------------------------------- data
 
+class Data(NamedTuple):
+    """What a run learns from and is evaluated on."""
+    train: Split
+    held_out: Split
+    tokenizer: Tokenizer
+    config: Config
+    origin: dict  # what a checkpoint says of the data
+
+
 def prepare(settings):
-    """train.py's settings -> train Split, evaluation Split, tokenizer, Config, and origin (what a
-    checkpoint says of the data). Raises ValueError for a bad --data folder."""
+    """train.py's settings -> Data. Raises ValueError for a bad --data folder."""
     preset, shape, n = settings["preset"], settings["config"], settings["evaluate"]
     image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
     if settings["data"]:
@@ -51,7 +60,7 @@ def prepare(settings):
                  prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
     origin = dict(trained_on="pictures" if settings["data"] else preset,
                   prompt=statistics.mode(train.prompts), **of_toy)
-    return train, test, tokenizer, Config(**found | shape), origin
+    return Data(train, test, tokenizer, Config(**found | shape), origin)
 
 
 def tokenizer_of(settings, split):

@@ -6,16 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from conftest import decoded, refused_by
 from PIL import Image
 
+import lab.run
 import train
 from data import Batches, folder, pad_prompts, toy
-import lab.run
 from lab.checkpoint import ROOT, load, save
 from lab.evaluate import Floor
 from lab.run import FILES
