@@ -33,6 +33,8 @@ def written_in(out):
 def refuse_to_replace(args):
     """Raises ValueError where a new run would write over what is not its own."""
     out, found = args.out.resolve(), written_in(args.out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {args.out}: is a file; choose a folder")
     if args.data and Path(args.data).resolve() == out:
         raise ValueError(f"--out {args.out}: is the folder of --data; choose another")
     if args.ar_phase and Path(args.ar_phase).resolve().parent == out:
