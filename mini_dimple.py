@@ -230,32 +230,15 @@ def forward_process(response, t, mask_id, generator=None):
     masked = torch.rand(response.shape, device=response.device, generator=generator) < t[:, None]
     return response.masked_fill(masked, mask_id), masked
 
-WEIGHTINGS = ("flat", "example", "elbo")
-
-def weigh(nll, masked, t, weighting):
-    """The masked tokens' nll (B, W) -> a scalar, by one of three readings of the objective:
-    "elbo"     the paper: (1 / t) * sum over masked tokens / W, mean over examples
-    "example"  the public code as run: mean over each example's masked tokens, then over examples
-    "flat"     mean over all masked tokens of the batch: favours heavily masked examples
-    An example with no masked token counts 0."""
-    nll = nll * masked
-    if weighting == "elbo":
-        return (nll.sum(1) / t).mean() / nll.shape[1]
-    if weighting == "example":
-        return (nll.sum(1) / masked.sum(1).clamp(min=1)).mean()
-    if weighting == "flat":
-        return nll.sum() / masked.sum().clamp(min=1)
-    raise ValueError(f"weighting {weighting!r}: choose one of {', '.join(WEIGHTINGS)}")
-
-def diffusion_loss(model, images, prompt, response, weighting="flat", generator=None):
-    """Cross-entropy of the masked response tokens under full attention; image and prompt are never
-    masked. Shapes as in `ar_loss`; nats per token. The default is not the paper's 1 / t ("elbo"):
-    "flat" weighs each masked token alike, so that no example with a small t dominates a batch;
-    measured, neither was better (docs/results.md)."""
+def diffusion_loss(model, images, prompt, response, generator=None):
+    """Equation (3): under full attention, the masked tokens' -log p, each example's sum weighted by
+    1 / t, over the window's W tokens; the mean over the batch. An example with no masked token
+    counts 0; image and prompt are never masked. Shapes as in `ar_loss`; nats per token."""
     t = draw_t(len(response), response.device, generator)
     noisy, masked = forward_process(response, t, model.config.mask_id, generator)
     logits = model(images, prompt, noisy, causal=False)  # (B, W, vocab)
-    return weigh(token_nll(logits, response), masked, t, weighting)
+    nll = token_nll(logits, response) * masked           # (B, W)
+    return (nll.sum(1) / t).mean() / response.shape[1]
 
 def schedule(step, ar_steps, diffusion_steps, warmup=100):
     """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" or

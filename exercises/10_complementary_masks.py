@@ -10,7 +10,7 @@ which a token was masked (the argument t, not a counted share). The complement's
 at least EPS, as t can be 1.
 
 Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it
-complementary). Compare afterwards: `complementary_loss` in lab/variants.py.
+complementary). Compare afterwards: `variant_loss` in lab/variants.py.
 Whether it helps: python -m lab claims loss
 Check: python -m exercises 10      (or: python -m pytest exercises/10_complementary_masks.py)
 """

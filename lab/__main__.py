@@ -20,9 +20,9 @@ from lab.claims import CLAIMS, claims
 from lab.intervals import T95
 from lab.shell import DEVICE, Parser, pick_device, positive, script, seed, temperature
 from lab.speed import decode_speed, training_speed
-from lab.training import TRAINING
 from lab.viewer import ON, show
 from rules import LOOKS, RuleError
+from train import PRESETS
 
 
 def seeds(text):
@@ -88,7 +88,7 @@ def parse(argv=None):
     option = add("training", "wall time of training steps", kinds)
     option("--repeats", type=positive, default=30, metavar="N",
            help="steps timed in each phase (default: 30)")
-    option("--preset", choices=TRAINING, default="tiny", help="default: tiny")
+    option("--preset", choices=PRESETS, default="tiny", help="default: tiny")
     option("--compile", action="store_true", help="torch.compile, as train.py --compile does")
 
     option = add("claims", "the paper's claims: " + "; ".join(

@@ -156,9 +156,9 @@ JUST = "just enough"  # each response's own length: it also tells how many objec
 
 def length_plan(lab):
     kinds = (("diffusion alone", Recipe(0, lab.default.steps)), ("AR, then diffusion", lab.default))
-    paddings = {"random padding": "random", "no random padding": "none"}
-    return {f"{name}, {words}": Asked(made._replace(padding=padding))
-            for name, made in kinds for words, padding in paddings.items()}
+    paddings = {"random padding": (), "no random padding": ("unpadded",)}
+    return {f"{name}, {words}": Asked(made._replace(variant=variant))
+            for name, made in kinds for words, variant in paddings.items()}
 
 
 def measure_length(lab, plan):
@@ -193,7 +193,7 @@ def measure_length(lab, plan):
         rows += mine
         x = lambda row: scenes.response_tokens if row["window"] == JUST else row["window"]
         series.append(drawing.Series(label, [(x(row), *percentages(row), "") for row in mine], True,
-                                     plan[label].recipe.padding == "random"))
+                                     not plan[label].recipe.variant))
     right = {key: columns(found)[0] for key, found in grades.items()}
     words, cells = {trained: f"{trained}, the longest trained"}, []
     for window in windows:
@@ -293,7 +293,8 @@ def measure_confident(lab, plan):
 
 def prefill_plan(lab):
     return {"full attention": Asked(lab.default),
-            "prefix cannot see the response": Asked(lab.default._replace(prefix_mask=True), FEW)}
+            "prefix cannot see the response": Asked(
+                lab.default._replace(variant=("prefix-mask",)), FEW)}
 
 
 NEVER = "prefix that never saw the window"
@@ -306,7 +307,7 @@ def measure_prefill(lab, plan):
     rows, cells = [], []
     for label, (made, seeds) in plan.items():
         ways = dict(PREFILLS)
-        if made.prefix_mask:  # with it the two are one
+        if "prefix-mask" in made.variant:  # with it the two are one
             ways = {"none": full, NEVER: unseen}
         for rule_name, times in itertools.product((f"confident:{THRESHOLD}", "maskgit:1"), (1, 2)):
             rule, grades = resolve(rule_name), {}
@@ -452,26 +453,31 @@ def measure_priors(lab, plan):
 
 # ---------------------------------------------------------------- loss
 
+DEFAULT = "1/t"  # equation (3)
+
+
 def loss_plan(lab):
-    return {"flat": Asked(lab.default), "example": Asked(lab.default._replace(weighting="example")),
-            "elbo": Asked(lab.default._replace(weighting="elbo")),
-            "flat, complementary masks": Asked(lab.default._replace(complementary=True), FEW)}
+    variant = lambda name: lab.default._replace(variant=(name,))
+    return {DEFAULT: Asked(lab.default), "flat": Asked(variant("flat")),
+            "example": Asked(variant("example")),
+            f"{DEFAULT}, complementary masks": Asked(variant("complementary"), FEW)}
 
 
 def measure_loss(lab, plan):
     rows, cells = [], []
-    flat, floor = columns(lab.grades(*plan["flat"]))[0], lab.above_floor(*plan["flat"])
+    default, floor = columns(lab.grades(*plan[DEFAULT]))[0], lab.above_floor(*plan[DEFAULT])
     for label, asked in plan.items():
         grades, nats = lab.grades(*asked), lab.above_floor(*asked)
         right = columns(grades)[0]
         share, iterations = right_and_iterations(grades)
         rows.append(dict(figures(label, grades), nats_above_floor=statistics.fmean(nats)))
-        gap = gap_interval(right, flat)
+        gap = gap_interval(right, default)
         cells.append([label, len(nats), in_nats(nats), share, failed(right), iterations,
-                      *(["", ""] if label == "flat" else [
+                      *(["", ""] if label == DEFAULT else [
                           nats_gap(nats, floor), f"{in_points(gap)}: {verdict(gap)}"])])
     head = ["loss", "seeds", "nats above the floor (range)", "fully right",
-            f"runs under {FAILED:.0%}", "iterations", "against flat: nats", "points"]
+            f"runs under {FAILED:.0%}", "iterations",
+            f"against {DEFAULT}: nats", "points"]
     return Finding(table(head, cells), rows)
 
 

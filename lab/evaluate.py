@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from data import DESCRIBE, Batches, pad_prompts, pad_responses, toy
 from data.exact import Exact
-from lab.training import phase_loss
-from mini_dimple import (confident, decode, decode_ar, draw_t, forward_process, full, prefilled,
-                         token_nll)
+from mini_dimple import (ar_loss, confident, decode, decode_ar, diffusion_loss, draw_t,
+                         forward_process, full, prefilled, token_nll)
 
 THRESHOLD = 0.9  # of confident decoding, in evaluation and in sample.py
 BATCH = 64       # decoded at once on a CPU; a GPU takes as long for four times as many
@@ -180,6 +179,15 @@ class Floor:
                 **dict(zip(self.PARTS, (nats / tokens.clamp(min=1)).tolist()))}
 
 
+def floor_of(origin, config, tokenizer, device):
+    """The Floor of a run's toy set, or None where it is not known."""
+    board = toy.of(origin)
+    try:
+        return board and Floor(board, config, tokenizer, device)
+    except ValueError as error:  # a tokenizer of a few examples
+        print(f"the loss above its floor is not measured: {error}")
+
+
 # ---------------------------------------------------------------- of a training run
 
 def evaluate(model, tokenizer, split, origin, device):
@@ -239,5 +247,6 @@ def mean_loss(model, tokenizer, split, phase, device):
     """The phase's loss over a split, each example once: the mean over examples, nats per token."""
     batches = Batches(split, tokenizer, model.config, 1, 0, device)
     generator = torch.Generator(device).manual_seed(0)
-    return statistics.fmean(phase_loss(model, batches(i, phase), phase, generator).item()
-                            for i in range(len(split.texts)))
+    loss = lambda batch: (ar_loss(model, *batch) if phase == "ar" else
+                          diffusion_loss(model, *batch, generator)).item()
+    return statistics.fmean(loss(batches(i, phase)) for i in range(len(split.texts)))

@@ -13,23 +13,20 @@ from typing import NamedTuple
 from data import toy
 from lab.checkpoint import ROOT, load
 from lab.evaluate import Scenes, default_way, graded
-from lab.training import TRAINING
+from train import PRESETS
 
 TRAINED_BY = ("mini_dimple.py", "tokenizer.py", "train.py", "data/*.py", "lab/training.py",
-              "lab/variants.py")
+              "lab/run.py", "lab/variants.py")
 
 
 class Recipe(NamedTuple):
     """What a claim trains: steps of both phases, and train.py's options of the toy set and of the
-    diffusion phase."""
+    diffusion phase (names of lab.variants)."""
     ar_steps: int
     diffusion_steps: int
     wording: str = "two"
     examples: int | None = None  # None: the preset's
-    weighting: str = "flat"
-    complementary: bool = False
-    padding: str = "random"
-    prefix_mask: bool = False
+    variant: tuple = ()
 
     @property
     def steps(self):
@@ -48,7 +45,7 @@ class Recipe(NamedTuple):
         """The options as train.py's words."""
         words = []
         for name, value in self.options().items():
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+            words += [f"--{name}", *(value if name == "variant" else [value])]
         return words
 
 
@@ -81,7 +78,7 @@ class Lab:
         self.most_seeds, self.jobs = 1 if args.quick else args.seeds, args.jobs
         self.n_scenes = 8 if args.quick else args.scenes
         self.quick = args.quick
-        steps = TRAINING["tiny"]
+        steps = PRESETS["tiny"]
         self.default = (Recipe(4, 8) if args.quick else
                         Recipe(steps["ar_steps"], steps["diffusion_steps"]))
         self.trained_by = digest(*TRAINED_BY)  # after a change of code all is trained anew
@@ -90,7 +87,8 @@ class Lab:
     def folder(self, recipe, seed):
         named = dict(ar_steps=recipe.ar_steps, diffusion_steps=recipe.diffusion_steps,
                      **recipe.options(), seed=seed)
-        words = [f"{name}_{value}" for name, value in named.items()]
+        words = [f"{name}_{value if name != 'variant' else '_'.join(value)}"
+                 for name, value in named.items()]
         return self.out / "models" / "-".join([*words, self.device.type, self.trained_by])
 
     def kept(self, recipe):
@@ -122,11 +120,8 @@ class Lab:
         """train.py's command line. An AR phase is trained once, and shared by all recipes that
         begin with it: its steps do not depend on what follows."""
         ar, diffusion, kept = recipe.ar_steps, recipe.diffusion_steps, self.kept(recipe)[:-1]
-        if not diffusion:
-            steps = ["--recipe", "ar", "--ar-steps", ar]
-        elif not ar:
-            steps = ["--recipe", "diffusion", "--diffusion-steps", diffusion]
-        else:
+        steps = ["--ar-steps", ar, "--diffusion-steps", diffusion]
+        if ar and diffusion:
             first = self.folder(recipe.ar_phase(), seed) / "ar_phase.pt"
             steps = ["--ar-phase", first, "--diffusion-steps", diffusion]
         keep = ["--keep", *kept] if kept else []

@@ -9,9 +9,10 @@ from data import Batches
 from lab.board import load_weights
 from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
 from lab.results import measured, table, where, write_part
-from lab.training import TRAINING, autocast, low_precision, make_optimizers, phase_loss, prepare
-from mini_dimple import Config, Dimple, decode_ar, full
+from lab.training import autocast, low_precision, make_optimizers, prepare
+from mini_dimple import Config, Dimple, ar_loss, decode_ar, diffusion_loss, full
 from rules import resolve
+from train import parse, settings_from
 
 
 def timed(ways, device, repeats):
@@ -160,18 +161,17 @@ def profiled(work):
     return profile.key_averages()
 
 
-def step_parts(phase, prepared, args, device):
+def step_parts(phase, prepared, settings, args, device):
     """Median seconds of a step's parts, as training does it; median FLOP of its forward and
     backward passes (on the CPU without attention's, which PyTorch does not count there); the share
     of each kind of operation in these passes' time (not of a compiled model, whose operations have
     names of their own); how often a step launches work on the GPU (0 on the CPU)."""
-    split, _, tokenizer, config, _, _ = prepared
-    training = TRAINING[args.preset]
+    split, _, tokenizer, config, _ = prepared
     torch.manual_seed(0)
     model, generator = Dimple(config).to(device), torch.Generator(device)
     forward = torch.compile(model) if args.compile else model
-    optimizers = make_optimizers(model, training["muon_lr"], training["adamw_lr"])
-    batches = Batches(split, tokenizer, config, training["batch_size"], 0, device)
+    optimizers = make_optimizers(model, settings["muon_lr"], settings["adamw_lr"])
+    batches = Batches(split, tokenizer, config, settings["batch_size"], 0, device)
     seconds, flop = {}, []
 
     def clocked(name, work):
@@ -182,7 +182,8 @@ def step_parts(phase, prepared, args, device):
 
     def gradient(batch, forward):
         with autocast(device):
-            loss = phase_loss(forward, batch, phase, generator)
+            loss = (ar_loss(forward, *batch) if phase == "ar" else
+                    diffusion_loss(forward, *batch, generator))
         loss.backward()
 
     def update():
@@ -217,12 +218,11 @@ def step_parts(phase, prepared, args, device):
 def training_speed(args, device, command):
     if device.type == "mps":
         raise ValueError("--device mps: PyTorch's profiler sees none of its operations; use cpu")
-    settings = dict(preset=args.preset, data=None, seed=0, evaluate=0, examples=2000,
-                    wording="two", order="reading")
-    prepared, rows = prepare(settings), []
-    size = TRAINING[args.preset]["batch_size"]
+    words = ["--preset", args.preset, "--examples", "2000", "--evaluate", "0"]
+    settings, _ = settings_from(parse(words)[1])
+    prepared, size, rows = prepare(settings), settings["batch_size"], []
     for phase in ("ar", "diffusion"):
-        parts, flop, kinds, launches = step_parts(phase, prepared, args, device)
+        parts, flop, kinds, launches = step_parts(phase, prepared, settings, args, device)
         whole, rate = sum(parts.values()), matrix_rate(device, low_precision(device))
         in_passes = parts["forward and backward"] / whole
         rows.append(dict(

@@ -1,46 +1,42 @@
-"""What a training run is made of: presets, data, precision, optimizers, the loss of a phase."""
-import hashlib
+"""What a training run is made of: its data, the precision of its products, its optimizers."""
 import statistics
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
-from data import folder, toy
+from data import Split, folder, toy
 from lab.checkpoint import our_tokenizer
-from lab.variants import complementary_loss
-from mini_dimple import Config, ar_loss, diffusion_loss
+from mini_dimple import Config
 
-PRESETS = {  # Config
-    "tiny": {},  # 1 M parameters, for 2 CPU cores
-    "small": dict(image_px=96, vit_width=256, vit_layers=4, width=384, layers=6, heads=8,
-                  window=144),  # 12 M, for one 8 GB GPU
-}
-TRAINING = {  # and the rest; learning rates are peaks, the same in both phases
-    "tiny": dict(ar_steps=400, diffusion_steps=800, batch_size=64, examples=20_000,
-                 muon_lr=0.01, adamw_lr=8e-3),
-    "small": dict(ar_steps=2000, diffusion_steps=6000, batch_size=64, examples=40_000,
-                  muon_lr=0.012, adamw_lr=5e-3),
-}
 Tokenizer = our_tokenizer()
 HELD_OUT_SCENES = 1000  # of the toy set, that a run is evaluated on
 
 
 # ---------------------------------------------------------------- data
 
+class Data(NamedTuple):
+    """What a run learns from and is evaluated on."""
+    train: Split
+    held_out: Split
+    tokenizer: Tokenizer
+    config: Config
+    origin: dict  # what a checkpoint says of the data
+
+
 def prepare(settings):
-    """train.py's settings -> train Split, evaluation Split, tokenizer, Config, origin (what a
-    checkpoint says of the data), and a fingerprint of all that the losses depend on. Raises
-    ValueError for a bad --data folder."""
-    preset, shape, n = settings["preset"], PRESETS[settings["preset"]], settings["evaluate"]
-    of_toy = {} if settings["data"] else {name: settings[name] for name in ("wording", "order")}
+    """train.py's settings -> Data. Raises ValueError for a bad --data folder."""
+    preset, shape, n = settings["preset"], settings["config"], settings["evaluate"]
     image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
     if settings["data"]:
+        of_toy = {}
         (train, train_lines), (test, test_lines) = folder.read(
             settings["data"], image_px, settings["holdout"])
-        tokenizer = Tokenizer.train(train.texts + train.prompts)
+        tokenizer = tokenizer_of(settings, train)
         for split, lines in ((train, train_lines), (test, test_lines)):
             if split:
-                folder.check_lengths(split, lines, tokenizer, window)
+                folder.check_lengths(split, lines, tokenizer, window,
+                                     shape.get("prompt_tokens", 64))
         if test is None:
             if n != 0:
                 print("no picture is held out: the figures will be of the training pictures")
@@ -48,28 +44,37 @@ def prepare(settings):
         prompts = train.prompts + test.prompts
         test = replace(test, images=test.images[:n], prompts=test.prompts[:n], texts=test.texts[:n])
     else:
+        of_toy = {name: settings[name] for name in ("wording", "order")}
         board = toy.of(dict(trained_on=preset, **of_toy))
         train = toy.examples(board, settings["examples"], settings["seed"], held_out=False)
-        test = toy.examples(board, n, 0, held_out=True, instruction=toy.DESCRIBE)
-        tokenizer = Tokenizer.train(train.texts + train.prompts)
+        test = toy.examples(board, HELD_OUT_SCENES if n is None else n, 0, held_out=True,
+                            instruction=toy.DESCRIBE)
+        tokenizer = tokenizer_of(settings, train)
         prompts = [toy.DESCRIBE, toy.COUNT]
         longest = max(len(tokenizer.encode(text)) for text in train.texts + test.texts)
         if longest >= window:
             raise ValueError(f"--examples {settings['examples']}: too few to learn the toy's words "
                              f"from; its captions come to {longest} tokens, and {window - 1} fit")
-    config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, **shape,
-                    prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
+    found = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id,
+                 mask_id=tokenizer.mask_id,
+                 prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
     origin = dict(trained_on="pictures" if settings["data"] else preset,
                   prompt=statistics.mode(train.prompts), **of_toy)
-    said = repr((config, origin, TRAINING[preset]))
-    digest = hashlib.sha256(said.encode("utf-8", "surrogatepass"))
-    for split in (train, test):
-        digest.update(repr((split.prompts, split.texts)).encode("utf-8", "surrogatepass"))
-        digest.update(split.images.numpy())
-    return train, test, tokenizer, config, origin, digest.hexdigest()
+    return Data(train, test, tokenizer, Config(**found | shape), origin)
 
 
-# ---------------------------------------------------------------- a step
+def tokenizer_of(settings, split):
+    """That of the --ar-phase, else one trained on the examples."""
+    if settings["merges"] is not None:
+        return Tokenizer(settings["merges"])
+    return Tokenizer.train(split.texts + split.prompts)
+
+
+# ---------------------------------------------------------------- device, precision
+
+def device_name(device):
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
+
 
 def low_precision(device):
     """What matrices are multiplied in where that pays: bf16 on a CUDA device that computes it
@@ -85,17 +90,6 @@ def autocast(device):
     """bf16 where `low_precision` says so; float32 elsewhere."""
     dtype = low_precision(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def phase_loss(model, batch, phase, generator, weighting="flat", complementary=False):
-    """The loss of a batch (images, prompt, response) in a phase: a scalar, nats per token.
-    `complementary`: of half the batch, as each example enters twice; a step costs what it did."""
-    if phase == "ar":
-        return ar_loss(model, *batch)
-    if complementary:
-        half = [rows[:(len(rows) + 1) // 2] for rows in batch]
-        return complementary_loss(model, *half, weighting, generator)
-    return diffusion_loss(model, *batch, weighting, generator)
 
 
 # ---------------------------------------------------------------- optimizers

@@ -1,5 +1,6 @@
 import os
 import random
+import signal
 
 import pytest
 import torch
@@ -18,6 +19,12 @@ def compiled_here(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Started by `nohup ... &`, pytest and what it starts would ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,8 +17,10 @@ from lab.evaluate import Floor, Scenes, now
 from lab.results import where
 from lab.shell import DEVICE, pick_device
 from lab.trace import Record
-from lab.training import autocast, low_precision, make_optimizers, phase_loss
-from mini_dimple import WEIGHTINGS, Step, confident, full, prefilled, put_back, response_ends
+from lab.training import autocast, low_precision, make_optimizers
+from lab.variants import variant_loss
+from mini_dimple import (Step, ar_loss, confident, diffusion_loss, full, prefilled, put_back,
+                         response_ends)
 from rules import resolve
 from tokenizer import Tokenizer
 
@@ -57,9 +59,13 @@ def batches():
     return Batches(split, tokenizer, small_config(), 4, 0, META)
 
 
-@pytest.mark.parametrize("phase", ["ar", "diffusion"])
-@pytest.mark.parametrize("complementary", [False, True])
-def test_training_stays_on_its_device(model, batches, phase, complementary, monkeypatch):
+LOSSES = {"ar": ar_loss, "diffusion": diffusion_loss} | {
+    name: lambda *inputs, name=name: variant_loss(*inputs, None, [name])
+    for name in ("flat", "example", "complementary")}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_training_stays_on_its_device(model, batches, name, monkeypatch):
     real = torch.optim.AdamW
     # fused AdamW has no meta kernel
     plain = lambda parameters, fused, **options: real(parameters, **options)
@@ -67,9 +73,8 @@ def test_training_stays_on_its_device(model, batches, phase, complementary, monk
     optimizers = make_optimizers(model, 0.01, 0.01)
     with OneDevice():
         for step in (0, 1, 2):  # over the end of an epoch
-            for weighting in WEIGHTINGS:
-                batch = batches(step, phase)
-                phase_loss(model, batch, phase, None, weighting, complementary).backward()
+            batch = batches(step, "ar" if name == "ar" else "diffusion")
+            LOSSES[name](model, *batch).backward()
             assert all(p.grad is not None and p.grad.device == META for p in model.parameters())
             for optimizer, _ in optimizers:
                 optimizer.step()
@@ -113,7 +118,7 @@ def test_float64_on_the_device_is_found(model, batches, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "flatten", lambda x, *dims: real(
         x.double() if x.is_floating_point() else x, *dims))
     with OneDevice(), pytest.raises(RuntimeError, match="float64 on the device"):
-        phase_loss(model, batches(0, "ar"), "ar", None)
+        ar_loss(model, *batches(0, "ar"))
 
 
 # ---------------------------------------------------------------- Apple's GPUs, without one

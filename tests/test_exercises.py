@@ -302,10 +302,11 @@ def diffusion_loss(model, images, prompt, response, masked, t):
             total = total - log_probs[i, response[b, i]] / t[b]
     return total / len(response) / response.shape[1]
 """, """
-from mini_dimple import token_nll, weigh
+from mini_dimple import token_nll
 def diffusion_loss(model, images, prompt, response, masked, t):
     logits = model(images, prompt, response.masked_fill(masked, model.config.mask_id), causal=False)
-    return weigh(token_nll(logits, response), masked, t, "elbo")
+    nll = token_nll(logits, response).where(masked, 0)
+    return (nll.mean(1) / t).mean()
 """],
     "03": ["""
 import torch

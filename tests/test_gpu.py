@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import EOS, MASK, alone, decoded, random_case, random_inputs, random_model
 
+import lab.run
 import sample
 import train
 from data import Batches, toy
@@ -13,8 +14,7 @@ from lab.checkpoint import SHIPPED, load
 from lab.evaluate import Floor, Scenes
 from lab.shell import pick_device
 from lab.speed import compiled
-from lab.training import (TRAINING, autocast, low_precision, make_optimizers, orthogonalise,
-                          phase_loss, prepare)
+from lab.training import autocast, low_precision, make_optimizers, orthogonalise, prepare
 from mini_dimple import (Dimple, ar_loss, confident, decode_ar, diffusion_loss, forward_process,
                          full, prefilled)
 from rules import resolve
@@ -98,8 +98,8 @@ def test_muon_in_this_devices_precision():
 @pytest.fixture
 def quick(monkeypatch):
     """Checkpoints every 5 steps, small batches; words for train.py that go with it."""
-    monkeypatch.setattr(train, "SAVE_EVERY", 5)
-    monkeypatch.setitem(TRAINING["tiny"], "batch_size", 8)
+    monkeypatch.setattr(lab.run, "SAVE_EVERY", 5)
+    monkeypatch.setitem(train.PRESETS["tiny"], "batch_size", 8)
     return ["--examples", "200", "--evaluate", "4"]
 
 
@@ -112,7 +112,7 @@ def losses(out):
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):
     words = [*quick, "--ar-steps", "6", "--diffusion-steps", "8"]
     train.main([*words, "--out", str(tmp_path / "whole")])
-    calls, real = [], train.phase_loss
+    calls, real = [], train.schedule
 
     def stopping(*rest):
         calls.append(rest)
@@ -120,7 +120,7 @@ def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypa
             raise KeyboardInterrupt
         return real(*rest)
     with monkeypatch.context() as changed, pytest.raises(SystemExit):
-        changed.setattr(train, "phase_loss", stopping)
+        changed.setattr(train, "schedule", stopping)
         train.main([*words, "--out", str(tmp_path / "o")])
     train.main(["--resume", "--out", str(tmp_path / "o")])
     whole = losses(tmp_path / "whole")
@@ -135,8 +135,8 @@ def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypa
 
 @GPU
 def test_a_training_step_never_waits_for_the_gpu(quick):
-    settings = train.settings_from(train.parse(quick)[1])
-    split, _, tokenizer, config, _, _ = prepare(settings)
+    settings, _ = train.settings_from(train.parse(quick)[1])
+    split, _, tokenizer, config, _ = prepare(settings)
     model = Dimple(config).to(DEVICE)
     optimizers = make_optimizers(model, 0.01, 0.01)
     batches = Batches(split, tokenizer, config, 16, 0, DEVICE)
@@ -147,7 +147,8 @@ def test_a_training_step_never_waits_for_the_gpu(quick):
             try:
                 batch = batches(step, phase)
                 with autocast(DEVICE):
-                    loss = phase_loss(model, batch, phase, torch.Generator(DEVICE))
+                    loss = (ar_loss(model, *batch) if phase == "ar" else
+                            diffusion_loss(model, *batch, torch.Generator(DEVICE)))
                 loss.backward()
                 for optimizer, _ in optimizers:
                     optimizer.step()

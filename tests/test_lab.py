@@ -430,8 +430,8 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 @pytest.fixture
 def tiny_lab(monkeypatch):
     """By default 2 + 8 steps; -> lab(out, **options)."""
-    monkeypatch.setitem(models.TRAINING["tiny"], "ar_steps", 2)
-    monkeypatch.setitem(models.TRAINING["tiny"], "diffusion_steps", 8)
+    monkeypatch.setitem(train.PRESETS["tiny"], "ar_steps", 2)
+    monkeypatch.setitem(train.PRESETS["tiny"], "diffusion_steps", 8)
 
     def make(out, **options):
         args = dict(out=out, quick=False, seeds=1, scenes=4, jobs=1) | options
@@ -445,10 +445,11 @@ def weights(path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe, words", [
-    (Recipe(2, 8), []), (Recipe(0, 6), ["--recipe", "diffusion"]),
-    (Recipe(6, 0), ["--recipe", "ar"]), (Recipe(2, 4, "three"), ["--wording", "three"]),
-    (Recipe(2, 4, weighting="elbo", padding="none"), ["--weighting", "elbo", "--padding", "none"]),
-    (Recipe(2, 4, complementary=True, prefix_mask=True), ["--complementary", "--prefix-mask"])])
+    (Recipe(2, 8), []), (Recipe(0, 6), []), (Recipe(6, 0), []),
+    (Recipe(2, 4, "three"), ["--wording", "three"]),
+    (Recipe(2, 4, variant=("flat", "unpadded")), ["--variant", "flat", "unpadded"]),
+    (Recipe(2, 4, variant=("complementary", "prefix-mask")),
+     ["--variant", "complementary", "prefix-mask"])])
 def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words):
     """Sharing the AR phase and keeping weights on the way changes nothing, bit for bit."""
     recipe, lab = recipe._replace(examples=200), tiny_lab(tmp_path / "lab")
@@ -458,13 +459,7 @@ def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words
     for made, seed in lab.missing(plan):
         lab.train(made, seed)
     assert not lab.missing(plan)
-    steps = []
-    if "--recipe" not in words:
-        steps = ["--ar-steps", recipe.ar_steps, "--diffusion-steps", recipe.diffusion_steps]
-    elif recipe.ar_steps:
-        steps = ["--ar-steps", recipe.ar_steps]
-    else:
-        steps = ["--diffusion-steps", recipe.diffusion_steps]
+    steps = ["--ar-steps", recipe.ar_steps, "--diffusion-steps", recipe.diffusion_steps]
     command = [sys.executable, ROOT / "train.py", "--out", tmp_path / "o", "--device", "cpu",
                "--examples", 200, "--evaluate", 0, "--seed", 1, *steps, *words]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
@@ -473,7 +468,7 @@ def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert all(lab.path(recipe, 1, step).exists() for step in lab.kept(recipe))
     model, _, origin = load(lab.path(recipe, 1))
-    assert origin["prefix_mask"] == recipe.prefix_mask and origin["steps"] == recipe.steps
+    assert origin["variant"] == list(recipe.variant) and origin["steps"] == recipe.steps
     assert (origin["seed"], origin["wording"]) == (1, recipe.wording)
     if recipe.diffusion_steps:
         result = json.loads((tmp_path / "o" / "result.json").read_text())
@@ -481,17 +476,17 @@ def test_the_labs_models_are_those_of_train_py(tmp_path, tiny_lab, recipe, words
 
 
 def test_a_recipe_as_words_of_train_py():
-    recipe = Recipe(2, 4, "one", 500, complementary=True, padding="none")
-    words = ["--wording", "one", "--examples", 500, "--complementary", "--padding", "none"]
+    recipe = Recipe(2, 4, "one", 500, ("complementary", "unpadded"))
+    words = ["--wording", "one", "--examples", 500, "--variant", "complementary", "unpadded"]
     assert recipe.words() == words and Recipe(2, 4).words() == []
-    asked = train.settings_from(train.parse(list(map(str, words)))[1])
-    assert recipe.options().items() <= asked.items()
+    asked, _ = train.settings_from(train.parse(list(map(str, words)))[1])
+    assert recipe.options().items() <= (asked | {"variant": tuple(asked["variant"])}).items()
     assert recipe.ar_phase() == Recipe(2, 0, "one", 500), "the same captions, the same examples"
 
 
 def test_recipes_share_the_ar_phases_that_are_alike(tmp_path, tiny_lab):
     lab = tiny_lab(tmp_path, seeds=2)
-    kinds = [Recipe(2, 4), Recipe(2, 4, weighting="elbo"), Recipe(2, 4, "one"),
+    kinds = [Recipe(2, 4), Recipe(2, 4, variant=("flat",)), Recipe(2, 4, "one"),
              Recipe(2, 4, examples=9), Recipe(0, 6)]
     missing = lab.missing({str(kind): Asked(kind, 5) for kind in kinds})
     assert set(missing) == set(itertools.product(
@@ -747,7 +742,7 @@ def test_nats_by_seed():
 
 @pytest.mark.slow
 def test_training_runs_to_its_tables(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(speed.TRAINING["tiny"], "batch_size", 8)
+    monkeypatch.setitem(train.PRESETS["tiny"], "batch_size", 8)
     written = tmp_path / "f.json"
     main(["speed", "training", "--repeats", "1", "--json", str(written), "--device", "cpu"])
     kinds = *speed.KINDS, "optimizers", "batch"

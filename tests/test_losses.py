@@ -3,8 +3,8 @@ import pytest
 import torch
 from conftest import EOS, MASK, random_inputs, random_model
 
-from lab.variants import complementary_loss
-from mini_dimple import ar_loss, diffusion_loss, draw_t, forward_process, schedule, weigh
+from lab.variants import variant_loss
+from mini_dimple import ar_loss, diffusion_loss, draw_t, forward_process, schedule
 
 
 def log_prob(model, images, prompt, response, causal, b, i, token):
@@ -18,18 +18,21 @@ def log_prob(model, images, prompt, response, causal, b, i, token):
     return model.head(hidden[0, at]).log_softmax(-1)[token].item()
 
 
-@pytest.mark.parametrize("weighting", ["elbo", "example", "flat"])
-@pytest.mark.parametrize("loss_of", [diffusion_loss, complementary_loss])
-def test_diffusion_losses_equal_a_slow_obvious_computation(seed, weighting, loss_of):
-    model, (images, prompt, response) = random_model(seed), random_inputs(seed, 4, 7)
+@pytest.mark.parametrize("variants", [(), ("flat",), ("example",), ("complementary",),
+                                      ("flat", "complementary"), ("example", "complementary")])
+def test_diffusion_losses_equal_a_slow_obvious_computation(seed, variants):
+    """Equation (3) as the core has it, and its variants; complementary masks: of half the batch."""
+    model, (images, prompt, response) = random_model(seed), random_inputs(seed, 5, 7)
     generator = torch.Generator().manual_seed(seed)
-    loss = loss_of(model, images, prompt, response, weighting, generator)
+    inputs = model, images, prompt, response, generator
+    loss = variant_loss(*inputs, variants) if variants else diffusion_loss(*inputs)
 
-    generator = torch.Generator().manual_seed(seed)
-    ts = draw_t(4, "cpu", generator)
+    n = 3 if "complementary" in variants else 5
+    generator, response = torch.Generator().manual_seed(seed), response[:n]
+    ts = draw_t(n, "cpu", generator)
     _, masked = forward_process(response, ts, MASK, generator)
-    entries = [(b, masked[b].tolist(), ts[b].item()) for b in range(4)]
-    if loss_of == complementary_loss:
+    entries = [(b, masked[b].tolist(), ts[b].item()) for b in range(n)]
+    if "complementary" in variants:
         entries += [(b, [not m for m in mask], max(1 - t, 1e-3)) for b, mask, t in entries]
     per_example, total, number = [], 0.0, 0
     for b, mask, t in entries:
@@ -37,10 +40,17 @@ def test_diffusion_losses_equal_a_slow_obvious_computation(seed, weighting, loss
         noisy[b][torch.tensor(mask)] = MASK
         nll = [-log_prob(model, images, prompt, noisy, False, b, i, response[b, i])
                for i in range(7) if mask[i]]
-        per_example.append(sum(nll) / (7 * t if weighting == "elbo" else max(len(nll), 1)))
+        per_example.append(sum(nll) / (max(len(nll), 1) if "example" in variants else 7 * t))
         total, number = total + sum(nll), number + len(nll)
-    wanted = total / number if weighting == "flat" else sum(per_example) / len(per_example)
+    wanted = total / number if "flat" in variants else sum(per_example) / len(per_example)
     assert loss.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_variants_of_data_and_model_leave_the_loss(seed):
+    inputs = random_model(seed), *random_inputs(seed, 5, 7)
+    losses = [loss(*inputs, torch.Generator().manual_seed(seed), *rest) for loss, *rest in (
+        (diffusion_loss,), (variant_loss, ("unpadded", "prefix-mask")))]
+    assert losses[0] == losses[1]
 
 
 def test_ar_loss_scores_each_response_up_to_its_first_eos(seed):
@@ -61,27 +71,47 @@ def test_what_follows_the_first_eos_does_not_change_the_ar_loss(seed):
     torch.testing.assert_close(ar_loss(model, images, prompt, response), before)
 
 
-def test_an_example_with_no_masked_token_counts_zero():
-    nll, t = torch.ones(2, 4), torch.tensor([0.5, 0.5])
+class Known(torch.nn.Module):
+    """A model of two words whose -log p of word 0 is known: nll (B, W)."""
+
+    def __init__(self, nll):
+        super().__init__()
+        self.nll, self.config = nll, random_model(0).config
+
+    def forward(self, images, prompt, response, causal):
+        p = torch.exp(-self.nll)
+        return torch.stack([p, 1 - p], -1).log()
+
+
+def loss_of_known(nll, masked, t, patch, variants=None):
+    """A loss of responses of word 0, under this mask (B, W) and these levels (B,)."""
+    zeros = torch.zeros_like(nll, dtype=torch.long)
+    for module in ("mini_dimple", "lab.variants"):
+        patch.setattr(f"{module}.draw_t", lambda *rest: t)
+        patch.setattr(f"{module}.forward_process", lambda *rest: (zeros, masked))
+    if variants is None:
+        return diffusion_loss(Known(nll), zeros, zeros, zeros)
+    return variant_loss(Known(nll), zeros, zeros, zeros, None, variants)
+
+
+def test_an_example_with_no_masked_token_counts_zero(monkeypatch):
+    nll, t = torch.full((2, 4), 0.5), torch.tensor([0.5, 0.5])
     masked = torch.tensor([[True, True, False, False], [False] * 4])
-    assert weigh(nll, masked, t, "elbo") == 2 / 0.5 / 4 / 2
-    assert weigh(nll, masked, t, "example") == 0.5
-    assert weigh(nll, masked, t, "flat") == 1
-    assert weigh(nll, torch.zeros_like(masked), t, "flat") == 0
+    loss = lambda *rest: loss_of_known(nll, masked, t, monkeypatch, *rest).item()
+    assert loss() == pytest.approx(0.5 * 2 / 0.5 / 4 / 2)
+    assert loss(["example"]) == pytest.approx(0.25) and loss(["flat"]) == pytest.approx(0.5)
+    masked[:] = False
+    assert loss() == loss(["example"]) == loss(["flat"]) == 0
 
 
-def test_unknown_weighting_is_named():
-    with pytest.raises(ValueError, match="'mean'.*elbo"):
-        weigh(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool), torch.ones(1), "mean")
-
-
-def test_the_elbo_weighting_is_unbiased():
+def test_the_papers_weighting_is_unbiased(monkeypatch):
     """Averaged over t and masks, (1/t) * sum over masked / W is the plain mean over all tokens."""
-    nll = torch.rand(50_000, 6, generator=torch.Generator().manual_seed(0))
+    nll = 0.1 + torch.rand(50_000, 6, generator=torch.Generator().manual_seed(0))
     g = torch.Generator().manual_seed(1)
     t = draw_t(50_000, "cpu", g)
     _, masked = forward_process(torch.zeros(50_000, 6, dtype=torch.long), t, MASK, g)
-    assert weigh(nll, masked, t, "elbo").item() == pytest.approx(nll.mean().item(), rel=0.03)
+    loss = loss_of_known(nll, masked, t, monkeypatch)
+    assert loss.item() == pytest.approx(nll.mean().item(), rel=0.03)
 
 
 def test_forward_process_masks_each_token_with_probability_t():

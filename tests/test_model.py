@@ -9,9 +9,9 @@ import torch
 from conftest import MASK, random_inputs, random_model
 
 import mini_dimple
-from lab.training import PRESETS
 from lab.variants import PrefixMasked
 from mini_dimple import Config, Dimple, decode_ar
+from train import PRESETS
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -139,7 +139,7 @@ def test_prefix_mask_is_an_attention_mask(seed):
 
 @pytest.mark.parametrize("preset, millions", [("tiny", (0.9, 1.2)), ("small", (11, 14))])
 def test_presets(preset, millions):
-    model = Dimple(Config(400, 398, 399, **PRESETS[preset]))
+    model = Dimple(Config(400, 398, 399, **PRESETS[preset]["config"]))
     assert millions[0] <= sum(p.numel() for p in model.parameters()) / 1e6 <= millions[1]
     px = model.config.image_px
     images = torch.zeros(1, 3, px, px, dtype=torch.uint8)

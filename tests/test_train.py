@@ -6,21 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 from conftest import decoded, refused_by
 from PIL import Image
 
+import lab.run
 import train
 from data import Batches, folder, pad_prompts, toy
-from lab import training
 from lab.checkpoint import ROOT, load, save
 from lab.evaluate import Floor
-from lab.training import TRAINING, make_optimizers, phase_loss
-from lab.variants import PrefixMasked
-from mini_dimple import Config, Dimple, confident, decode_ar, full, prefilled, schedule
+from lab.run import FILES
+from lab.training import make_optimizers
+from lab.variants import VARIANTS, PrefixMasked
+from mini_dimple import (Config, Dimple, ar_loss, confident, decode_ar, diffusion_loss, full,
+                         prefilled, schedule)
 from tokenizer import Tokenizer
 
 CAPTIONS = ["a red thing", "something green, and more", "the blue one", "yellow", "grey as rain",
@@ -112,7 +113,10 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor
         generator = torch.Generator().manual_seed(step)
-        phase_loss(model, batches(step, phase), phase, generator).backward()
+        batch = batches(step, phase)
+        loss = (ar_loss(model, *batch) if phase == "ar" else
+                diffusion_loss(model, *batch, generator))
+        loss.backward()
         for optimizer, _ in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -138,7 +142,7 @@ def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
         prompt = pad_prompts([line.get("prompt", toy.DESCRIBE)], tokenizer, config.prompt_tokens)
         window = torch.full((1, config.window), config.mask_id)
         assert tokenizer.decode(decoded(model, image, prompt, window).response(0)) == line["text"]
-    assert set(os.listdir(out)) == set(train.FILES)
+    assert set(os.listdir(out)) == set(FILES)
     assert Image.open(out / "samples.png").width > 200
     assert [row[0] for row in losses(out).values()] == ["ar"] * 80 + ["diffusion"] * 240
 
@@ -149,22 +153,23 @@ FEW = ["--examples", 200, "--evaluate", 4]  # of the toy set
 
 def hurry(patch):
     """Small batches; every 10 steps the loss above its floor."""
-    patch.setitem(TRAINING["tiny"], "batch_size", 8)
-    patch.setattr(train, "FLOOR_EVERY", 10)
+    patch.setitem(train.PRESETS["tiny"], "batch_size", 8)
+    patch.setattr(lab.run, "FLOOR_EVERY", 10)
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """`hurry`, and checkpoints every 5 steps."""
     hurry(monkeypatch)
-    monkeypatch.setattr(train, "SAVE_EVERY", 5)
+    monkeypatch.setattr(lab.run, "SAVE_EVERY", 5)
 
 
 @pytest.fixture
 def stopped(monkeypatch, capsys):
-    """-> stopped(steps, *words): train.main on these words, interrupted after so many steps."""
+    """-> stopped(steps, *words): train.main on these words, ended without a warning after so many
+    steps, as by kill -9."""
     def run(steps, *words):
-        calls, real = [], train.phase_loss
+        calls, real = [], train.schedule
 
         def stopping(*rest):
             if len(calls) == steps:
@@ -172,7 +177,7 @@ def stopped(monkeypatch, capsys):
             calls.append(rest)
             return real(*rest)
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-            patch.setattr(train, "phase_loss", stopping)
+            patch.setattr(train, "schedule", stopping)
             start(*words)
         assert "stopped" in capsys.readouterr().err and end.value.code == 130
     return run
@@ -198,7 +203,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_losses(
     if stop < 5:
         assert not (broken / "last.pt").exists()
         assert "--overwrite" in refused(capsys, "--out", broken)
-        assert "does not exist" in refused(capsys, "--out", broken, "--resume")
+        assert "last.pt" in refused(capsys, "--out", broken, "--resume")
         return
     if stop == 9:
         (broken / "log.csv").unlink()  # the log is a record, not needed to go on
@@ -211,21 +216,61 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_losses(
     assert json.loads((broken / "result.json").read_text())["ar_exact_match"] is not None
 
 
-@pytest.mark.slow
-def test_killed_and_resumed(pictures, tmp_path):
-    """SIGKILL, as a power cut would: last.pt is whole, and the losses go on as without it."""
-    flags = ["--data", pictures, "--ar-steps", 30, "--diffusion-steps", 10, "--holdout", 0]
-    code = "import train; train.SAVE_EVERY = 20; train.main()"
-    command = [sys.executable, "-c", code, *map(str, flags), "--out", tmp_path / "k"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "k" / "last.pt").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert torch.load(tmp_path / "k" / "last.pt", weights_only=True)["step"] in (20, 30)
-    run("--resume", "--out", tmp_path / "k")
-    run(*flags, "--out", tmp_path / "w")
-    assert losses(tmp_path / "k") == losses(tmp_path / "w") and len(losses(tmp_path / "w")) == 40
+KILLED = """import os, signal, lab.run, train
+lab.run.SAVE_EVERY, lab.run.LOG_EVERY = 5, 2
+train.PRESETS["tiny"]["batch_size"] = 8
+real = train.schedule
+def killing(step, *rest):
+    if step == {step}:
+        os.kill(os.getpid(), signal.{name})
+    return real(step, *rest)
+train.schedule = killing
+train.main()"""
+
+
+@pytest.mark.parametrize("name, step, saved", [
+    ("SIGTERM", 5, 6), ("SIGINT", 12, 13), ("SIGKILL", 12, 10), *(pytest.param(
+        *one, marks=pytest.mark.slow) for one in (
+            ("SIGTERM", 12, 13), ("SIGINT", 5, 6), ("SIGKILL", 5, 5), ("SIGTERM", 6, 7)))])
+def test_killed_in_either_phase_and_resumed(pictures, uninterrupted, tmp_path, quick, name, step,
+                                            saved):
+    """Ctrl-C and SIGTERM finish the step, save and say how to go on; a power cut loses the steps
+    since last.pt was written. Each is resumed to the same log."""
+    out = tmp_path / "o"
+    words = [sys.executable, "-c", KILLED.format(name=name, step=step), "--data", pictures, *SHORT,
+             "--out", out]
+    done = subprocess.run([*map(str, words)], cwd=ROOT, capture_output=True, text=True)
+    code = getattr(signal, name)
+    assert done.returncode == (-code if name == "SIGKILL" else 128 + code), done.stderr
+    if name != "SIGKILL":
+        assert done.stderr.endswith(f"last.pt (step {saved}); python train.py --resume --out {out} "
+                                    "goes on from it\n") and "Traceback" not in done.stderr
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == saved
+    start("--resume", "--out", out)
+    assert losses(out) == losses(uninterrupted)
+    assert same_weights(uninterrupted / "mini_dimple.pt", out / "mini_dimple.pt")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_stopped_in_an_evaluation(pictures, uninterrupted, tmp_path, quick, monkeypatch, capsys,
+                                  name):
+    """At once: all steps are saved. The evaluation is made again."""
+    code, out = getattr(signal, name), tmp_path / "o"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(train, "evaluate", lambda *rest: os.kill(os.getpid(), code))
+        start("--data", pictures, *SHORT, "--out", out)
+    assert end.value.code == 128 + code and "last.pt (step 7)" in capsys.readouterr().err
+    start("--resume", "--out", out)
+    assert losses(out) == losses(uninterrupted)
+    found = [json.loads((path / "result.json").read_text()) for path in (out, uninterrupted)]
+    assert found[0]["ar_exact_match"] == found[1]["ar_exact_match"]
+
+
+def test_resuming_ignores_other_options(pictures, uninterrupted, tmp_path, quick, stopped):
+    stopped(12, "--data", pictures, *SHORT, "--out", tmp_path / "o")
+    start("--resume", "--out", tmp_path / "o", "--seed", 6, "--preset", "small", "--ar-steps", 1,
+          "--variant", "flat")
+    assert losses(tmp_path / "o") == losses(uninterrupted)
 
 
 def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
@@ -234,8 +279,8 @@ def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
     result = json.loads((out / "result.json").read_text())
     assert {"correct", "count_correct", "iterations", "response_tokens", "ar_correct",
             "correct_at_temperature_1", "correct_without_prefill", "train_seconds", "steps",
-            "device", "threads", "recipe", "preset", "seed"} <= set(result)
-    said = dict(steps=15, recipe="ar-then-diffusion", preset="tiny", seed=5, evaluated=4)
+            "device", "threads", "preset", "seed"} <= set(result)
+    said = dict(steps=15, preset="tiny", seed=5, variant=[], evaluated=4)
     assert said.items() <= result.items()
     shares = result["mistakes"]  # the first thing wrong with each caption
     assert set(shares) <= set(toy.MISTAKES) and sum(shares.values()) + result["correct"] == 1
@@ -254,25 +299,26 @@ def test_toy_run_writes_every_figure(tmp_path, quick, capsys):
     assert nats == pytest.approx([*result["nats_above_floor"].values()], abs=1e-5)
     assert nats[0] > 0.5 and nats[0] < float(floor[10][0])
 
-    before = {name: (out / name).read_bytes() for name in train.FILES}
-    assert "--overwrite" in refused(capsys, "--out", out)
+    before = {name: (out / name).read_bytes() for name in FILES}
+    assert "holds a file of this name: mini_dimple.pt; --resume" in refused(capsys, "--out", out)
     start("--out", out, "--resume")
     assert "finished" in capsys.readouterr().out
-    assert "--seed is 6 here, 5 in" in refused(capsys, "--out", out, "--resume", "--seed", 6)
-    assert "--preset is small" in refused(capsys, "--out", out, "--resume", "--preset", "small")
-    assert "choose one" in refused(capsys, "--out", out, "--resume", "--overwrite")
-    assert "metadata.jsonl" in refused(capsys, "--out", out, "--overwrite", "--data", tmp_path)
-    after = {name: (out / name).read_bytes() for name in train.FILES}
+    for words, message in ((["--data", tmp_path], "metadata.jsonl"), (["--data", out], "of --data"),
+                           (["--ar-phase", out / "ar_phase.pt"], "holds the --ar-phase"),
+                           (["--examples", 5], "too few"),
+                           (["--variant", "flat", "example"], "choose one")):
+        assert message in refused(capsys, "--out", out, "--overwrite", *words)
+    after = {name: (out / name).read_bytes() for name in FILES}
     assert before == after, "nothing is lost by a mistake"
-    start("--out", out, *FEW, "--overwrite", "--recipe", "ar", "--ar-steps", 2)
+    start("--out", out, *FEW, "--overwrite", "--ar-steps", 2, "--diffusion-steps", 0)
     result = json.loads((out / "result.json").read_text())
-    assert result["recipe"] == "ar" and result["correct"] == result["ar_correct"]
+    assert result["steps"] == 2 and result["correct"] == result["ar_correct"]
     assert not {"nats_above_floor", "correct_at_temperature_1"} & set(result), "of diffusion"
     assert load(out / "mini_dimple.pt").origin["phase"] == "ar"
 
 
 def test_what_the_captions_leave_open_goes_with_the_weights(tmp_path, quick, capsys):
-    """Into the checkpoints, by which captions are graded; a resumed run has no other."""
+    """Into the checkpoints, by which captions are graded."""
     out = tmp_path / "o"
     words = ["--out", out, *FEW, "--ar-steps", 1, "--diffusion-steps", 1, "--wording", "three",
              "--order", "free"]
@@ -280,33 +326,28 @@ def test_what_the_captions_leave_open_goes_with_the_weights(tmp_path, quick, cap
     for name in ("ar_phase.pt", "mini_dimple.pt"):
         board = toy.of(load(out / name).origin)
         assert board == toy.TOYS["tiny"]._replace(wording="three", order="free")
-    capsys.readouterr()
-    for option, value in (("--wording", "two"), ("--order", "reading")):
-        err = refused(capsys, "--out", out, "--resume", option, value)
-        assert f"{option} is {value} here, {words[words.index(option) + 1]} in" in err
-    usual = train.settings_from(train.parse([])[1])
-    assert (usual["wording"], usual["order"]) == ("two", "reading")
 
 
-def test_pure_diffusion_and_defaults_of_the_recipes():
-    def steps(*words):
-        settings = train.settings_from(train.parse(words)[1])
-        return settings["ar_steps"], settings["diffusion_steps"]
-    ar, diffusion = steps()
-    assert steps("--recipe", "diffusion") == (0, ar + diffusion)
-    assert steps("--recipe", "ar") == (ar + diffusion, 0)
-    assert steps("--ar-steps", "3", "--diffusion-steps", "4") == (3, 4)
-    assert steps("--ar-steps", "0") == (0, diffusion)
+def test_what_a_preset_decides_unless_an_option_does():
+    def found(*words):
+        settings, state = train.settings_from(train.parse(words)[1])
+        assert state is None
+        return [settings[name] for name in ("ar_steps", "diffusion_steps", "examples")]
+    assert found() == [400, 800, 20_000]
+    assert found("--preset", "small") == [2000, 6000, 40_000]
+    assert found("--preset", "small", "--ar-steps", "0", "--examples", "9") == [0, 6000, 9]
+    usual, _ = train.settings_from(train.parse([])[1])
+    assert (usual["wording"], usual["order"], usual["variant"]) == ("two", "reading", [])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monkeypatch, capsys):
-    calls, real = 0, train.phase_loss
+    calls, real = 0, train.diffusion_loss
 
     def poisoned(*words):
         nonlocal calls
         calls += 1
-        return real(*words) * (float("nan") if calls == 13 else 1)
-    monkeypatch.setattr(train, "phase_loss", poisoned)
+        return real(*words) * (float("nan") if calls == 13 - 7 else 1)
+    monkeypatch.setattr(train, "diffusion_loss", poisoned)
     with pytest.raises(SystemExit) as end:
         start("--data", pictures, *SHORT, "--out", tmp_path / "o")
     err = capsys.readouterr().err
@@ -316,7 +357,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     assert state["step"] == 10
     assert all(weight.isfinite().all() for weight in state["weights"].values())
     assert max(losses(tmp_path / "o")) == 12
-    monkeypatch.setattr(train, "phase_loss", real)
+    monkeypatch.setattr(train, "diffusion_loss", real)
     start("--resume", "--out", tmp_path / "o")
 
 
@@ -324,23 +365,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monk
     (["--ar-steps", "-1"], "must be 0 or more"), (["--diffusion-steps", "x"], "--diffusion-steps"),
     (["--seed", "-3"], "must be 0 or more"), (["--seed", "99999999999999"], "below 2^32"),
     (["--ar-steps", "0", "--diffusion-steps", "0"], "nothing to train"),
-    (["--preset", "huge"], "--preset"), (["--recipe", "x"], "--recipe"),
-    (["--recipe", "diffusion", "--ar-steps", "5"], "--ar-steps"),
-    (["--recipe", "ar", "--diffusion-steps", "5"], "--diffusion-steps"),
-    (["--recipe", "ar", "--weighting", "elbo"], "--weighting"),
-    (["--recipe", "ar", "--prefix-mask"], "--prefix-mask"), (["--padding", "much"], "--padding"),
+    (["--preset", "huge"], "--preset"), (["--variant", "elbo"], "--variant"),
+    (["--variant", "flat", "example"], "choose one"),
     (["--holdout", "1"], "below 1"), (["--holdout", "nan"], "below 1"),
-    (["--holdout", "0.5"], "--data"), (["--data", "none"], "none: cannot be read as a folder"),
-    (["--examples", "9", "--data", "none"], "--examples"), (["--examples", "0"], "--examples"),
+    (["--data", "none"], "none: cannot be read as a folder"), (["--examples", "0"], "--examples"),
     (["--evaluate", "-1"], "--evaluate"), (["--keep", "0"], "--keep"),
-    (["--keep", "5", "1201"], "--keep 1201: this run has steps 1 to 1200"),
     (["--wording", "four"], "--wording"), (["--order", "random"], "--order"),
-    (["--wording", "one", "--data", "none"], "--wording is for the toy set"),
-    (["--order", "free", "--data", "none"], "--order is for the toy set"),
-    (["--preset", "small", "--order", "free"], "--order free is for the preset tiny, not"),
-    (["--recipe", "ar", "--ar-steps", "3", "--keep", "4"], "--keep 4: this run has steps 1 to 3"),
-    (["--resume"], "does not exist"), (["--nonsense"], "--nonsense"),
-    (["--device", "tpu"], "--device"),
+    (["--preset", "small", "--order", "free"], "--order free is for the preset tiny"),
+    (["--resume"], "last.pt"), (["--nonsense"], "--nonsense"), (["--device", "tpu"], "--device"),
 ])
 def test_bad_options(words, message, tmp_path, capsys):
     assert message in refused(capsys, *words, "--out", tmp_path / "o")
@@ -362,31 +394,6 @@ def test_data_that_does_not_fit(tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-def test_a_run_goes_on_with_pictures_that_moved(tmp_path, quick, capsys):
-    """What is compared is what options resolve to: not the folder's name, its spelling, or "auto"
-    for the same device."""
-    path, out = make_folder(tmp_path / "d"), tmp_path / "o"
-    start("--data", path, *SHORT, "--out", out, "--device", "cpu")
-    whole = losses(out)
-    state = torch.load(out / "last.pt", weights_only=True)
-    for name in ("result.json", "samples.png", "mini_dimple.pt"):
-        (out / name).unlink()
-    results = {"ar": state["results"]["ar"]}  # as if stopped in the last evaluation
-    torch.save({**state, "results": results}, out / "last.pt")
-    path.rename(tmp_path / "moved")
-    capsys.readouterr()
-    assert "say where they are with --data" in refused(capsys, "--out", out, "--resume")
-    assert "metadata.jsonl" in refused(capsys, "--out", out, "--resume", "--data", tmp_path)
-    changed = make_folder(tmp_path / "changed")
-    Image.new("RGB", (64, 48), "green").save(changed / "0.png")
-    assert "the data" in refused(capsys, "--out", out, "--resume", "--data", changed)
-    start("--resume", "--out", out, "--data", f"{tmp_path}/changed/../moved",
-          "--device", "cpu" if torch.cuda.is_available() else "auto")
-    assert (out / "result.json").exists() and losses(out) == whole
-    settings = torch.load(out / "last.pt", weights_only=True)["settings"]
-    assert settings["data"] == str(tmp_path / "moved")
-
-
 def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick, capsys):
     path, out = make_folder(tmp_path / "d"), tmp_path / "o"
     start("--data", path, "--out", out, *SHORT)
@@ -394,7 +401,7 @@ def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick
     lines = (path / "metadata.jsonl").read_text()
     (path / "metadata.jsonl").write_text(lines.replace("a red thing", "a red king"))
     capsys.readouterr()
-    assert "is no longer what the run began with" in refused(capsys, "--resume", "--out", out)
+    assert "are no longer what the run began with" in refused(capsys, "--resume", "--out", out)
     (path / "metadata.jsonl").write_text(lines)
     whole = (out / "last.pt").read_bytes()
     for content in (b"", b"junk", whole[:len(whole) // 2]):
@@ -406,7 +413,7 @@ def test_changed_data_and_damaged_runs_are_not_resumed(pictures, tmp_path, quick
 
 def test_out_that_is_a_file(tmp_path, capsys, quick):
     (tmp_path / "o").write_text("mine")
-    assert "o" in refused(capsys, "--out", tmp_path / "o", "--ar-steps", 1, "--diffusion-steps", 0)
+    assert "is a file" in refused(capsys, "--out", tmp_path / "o")
     assert (tmp_path / "o").read_text() == "mine"
 
 
@@ -440,34 +447,56 @@ def test_batches_are_a_function_of_the_step_and_windows_vary():
 
 
 @pytest.mark.slow
-def test_options_of_the_diffusion_phase_reach_it(tmp_path, quick, monkeypatch):
-    """Each option changes the diffusion phase and leaves the AR phase before it as it was;
-    --complementary keeps the cost of a step."""
-    rows = []
-
-    def spy(name):
-        real = getattr(training, name)
-
-        def spying(model, images, prompt, response, weighting, generator):
-            rows.append((name, len(images), weighting))
-            return real(model, images, prompt, response, weighting, generator)
-        monkeypatch.setattr(training, name, spying)
-    spy("diffusion_loss")
-    spy("complementary_loss")
+def test_variants_reach_the_diffusion_phase(tmp_path, quick):
+    """Each changes the diffusion phase, and leaves the AR phase before it as it was."""
     found = {}
-    for words in ([], ["--weighting", "elbo"], ["--complementary"], ["--padding", "none"],
-                  ["--prefix-mask"]):
-        out = tmp_path / "-".join(["o", *words])
+    for variants in ([], *([name] for name in VARIANTS), ["flat", "complementary"]):
+        out = tmp_path / "-".join(["o", *variants])
         start("--out", out, *FEW, "--evaluate", 0, "--ar-steps", 2, "--diffusion-steps", 3,
-              "--device", "cpu", *words)
-        found["".join(words)] = [row[1] for row in losses(out).values()]
+              "--device", "cpu", *(["--variant", *variants] if variants else []))
+        found["-".join(variants)] = [row[1] for row in losses(out).values()]
         model, _, origin = load(out / "mini_dimple.pt")
-        assert origin["prefix_mask"] == ("--prefix-mask" in words)
-        assert isinstance(model, PrefixMasked) == origin["prefix_mask"]
+        assert origin["prefix_mask"] == isinstance(model, PrefixMasked) == (
+            "prefix-mask" in variants)
+        assert origin["variant"] == variants
     assert len({tuple(values[:2]) for values in found.values()}) == 1
-    assert len({tuple(values[2:]) for values in found.values()}) == 5
-    assert set(rows) == {("diffusion_loss", 8, "flat"), ("diffusion_loss", 8, "elbo"),
-                         ("complementary_loss", 4, "flat")}
+    assert len({tuple(values[2:]) for values in found.values()}) == len(found) == 7
+
+
+# ---------------------------------------------------------------- errors
+
+def test_an_error_in_the_model_or_in_decoding_keeps_its_traceback(tmp_path, quick, monkeypatch):
+    """Also the kinds of error that are one line where options and files make them; what was trained
+    is safe, and once the error is mended the run goes on."""
+    def broken(*rest, **options):
+        raise ValueError("my mistake")
+    words = ["--out", tmp_path / "o", *FEW, "--ar-steps", 2, "--diffusion-steps", 2]
+    with monkeypatch.context() as patch:
+        patch.setattr(Dimple, "__init__", broken)
+        with pytest.raises(ValueError, match="my mistake"):
+            start(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr(Dimple, "forward", broken)
+        with pytest.raises(ValueError, match="my mistake"):
+            start(*words, "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.evaluate.decode_ar", broken)
+        with pytest.raises(ValueError, match="my mistake"):
+            start(*words, "--overwrite")
+    start("--resume", "--out", tmp_path / "o")
+    assert len(losses(tmp_path / "o")) == 4
+
+
+def test_a_strangers_files_are_not_written_over(tmp_path, pictures, capsys, quick):
+    out = tmp_path / "o"
+    out.mkdir()
+    (out / "log.csv").write_text("mine")
+    err = refused(capsys, "--out", out, *FEW)
+    assert "--out" in err and "holds a file of this name: log.csv; --overwrite replaces it" in err
+    assert "--resume" not in err and (out / "log.csv").read_text() == "mine"
+    for name in (pictures, f"{pictures}/../{pictures.name}"):
+        assert "is the folder of --data" in refused(capsys, "--out", name, "--data", pictures)
+    assert not any((pictures / name).exists() for name in FILES)
 
 
 # ---------------------------------------------------------------- from another run's AR phase
@@ -492,9 +521,7 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
     if stop:
         stopped(stop, *words)
         first.unlink()
-        err = refused(capsys, "--out", out, "--resume", "--ar-phase", whole / "ar_phase.pt")
-        assert "--ar-phase is" in err
-        start("--out", out, "--resume", "--ar-phase", f"{tmp_path}/o/../ar.pt")
+        start("--out", out, "--resume")
     else:
         start(*words)
     wanted = {step: row for step, row in losses(whole).items() if row[0] == "diffusion"}
@@ -503,24 +530,14 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
     assert same_weights(out / "mini_dimple.pt", whole / "mini_dimple.pt")
     assert not (out / "ar_phase.pt").exists()
     mine, theirs = (json.loads((path / "result.json").read_text()) for path in (out, whole))
-    for name in ("correct", "ar_correct", "iterations", "nats_above_floor", "steps", "recipe"):
+    for name in ("correct", "ar_correct", "iterations", "nats_above_floor", "steps"):
         assert mine[name] == theirs[name], name
     assert mine["ms_per_step"].keys() == {"diffusion"}
 
 
 @pytest.mark.parametrize("weights, words, message", [
     ("mini_dimple.pt", [], "--ar-phase {}: its last phase was 'diffusion'"),
-    ("ar_phase.pt", ["--preset", "small"], "--ar-phase {}: is of 7 steps of the preset tiny"),
-    ("ar_phase.pt", ["--ar-steps", 8], "--ar-phase {}: is of 7 steps of the preset tiny"),
     ("ar_phase.pt", ["--diffusion-steps", 0], "nothing to train"),
-    ("ar_phase.pt", ["--recipe", "ar"], "--ar-phase: the recipe 'ar' does not begin with it"),
-    ("ar_phase.pt", ["--recipe", "diffusion"], "--ar-phase: the recipe 'diffusion' does not"),
-    ("ar_phase.pt", ["--keep", 7], "--keep 7: this run has steps 8 to 807"),
-    ("ar_phase.pt", ["--keep", 808], "--keep 808: this run has steps 8 to 807"),
-    *(("ar_phase.pt", [*FEW, *words], "--ar-phase {}: is of other captions than this run; give the "
-       "--wording and --order that it was trained with") for words in (
-           ["--wording", "one"], ["--order", "free"])),
-    ("ar_phase.pt", ["--examples", 100], "--ar-phase {}: is of other data or another model"),
     ("log.csv", [], "{}: damaged, or not written by Mini-Dimple"), ("none.pt", [], "'{}'"),
 ])
 def test_what_a_run_cannot_begin_with(whole, tmp_path, capsys, weights, words, message):
@@ -529,43 +546,53 @@ def test_what_a_run_cannot_begin_with(whole, tmp_path, capsys, weights, words, m
     assert message.format(path) in err and not (tmp_path / "o").exists()
 
 
-def test_an_ar_phase_of_other_data(whole, pictures, tmp_path, capsys):
-    path = whole / "ar_phase.pt"
-    err = refused(capsys, "--out", tmp_path / "o", "--ar-phase", path, "--data", pictures)
-    assert f"--ar-phase {path}: is of other " in err and not (tmp_path / "o").exists()
-
-
-def test_the_preset_is_the_ar_phases(whole, tmp_path):
-    """Unless another is asked for."""
+def test_what_an_ar_phase_decides(whole, tmp_path, pictures, quick, capsys):
+    """Preset, steps, model, tokenizer and captions are its own, whatever the options say; other
+    pictures are read with its tokenizer."""
     model, tokenizer, origin = load(whole / "ar_phase.pt")
-    save(tmp_path / "ar.pt", model, tokenizer, {**origin, "preset": "small", "steps": 2000})
-    settings = train.settings_from(train.parse(["--ar-phase", str(tmp_path / "ar.pt")])[1])
-    wanted = dict(preset="small", ar_steps=2000,
-                  **{name: TRAINING["small"][name] for name in ("diffusion_steps", "examples")})
-    assert wanted.items() <= settings.items()
+    save(tmp_path / "ar.pt", model, tokenizer,
+         {**origin, "preset": "small", "steps": 2000, "wording": "one"})
+    settings, state = train.settings_from(
+        train.parse(["--ar-phase", str(tmp_path / "ar.pt"), "--ar-steps", "5"])[1])
+    wanted = dict(preset="small", ar_steps=2000, wording="one", diffusion_steps=6000,
+                  examples=40_000, merges=tokenizer.merges)
+    assert wanted.items() <= settings.items() and state["step"] == 2000
+    words = ["--out", tmp_path / "o", "--ar-phase", whole / "ar_phase.pt", "--diffusion-steps", 2,
+             "--holdout", 0, "--data"]
+    assert "the prompt is 16 tokens long; at most 3 fit" in refused(capsys, *words, pictures)
+    path = make_folder(tmp_path / "d")
+    lines = (path / "metadata.jsonl").read_text().splitlines()
+    (path / "metadata.jsonl").write_text("\n".join(lines[:-1]))  # without the long prompt
+    start(*words, path)
+    mine, theirs = load(tmp_path / "o" / "mini_dimple.pt"), load(whole / "ar_phase.pt")
+    assert mine.tokenizer.merges == theirs.tokenizer.merges
+    assert mine.model.config == theirs.model.config and mine.origin["trained_on"] == "pictures"
+    assert list(losses(tmp_path / "o")) == [8, 9]
 
 
-def test_weights_of_a_step_are_kept(whole, capsys):
+def test_an_ar_phase_of_pictures_needs_pictures(uninterrupted, tmp_path, capsys):
+    err = refused(capsys, "--out", tmp_path / "o", "--ar-phase", uninterrupted / "ar_phase.pt")
+    assert "say where they are with --data" in err
+
+
+def test_weights_of_a_step_are_kept(whole):
     assert same_weights(whole / "step_23.pt", whole / "mini_dimple.pt")
     assert same_weights(whole / "step_7.pt", whole / "ar_phase.pt")
     assert not same_weights(whole / "step_7.pt", whole / "step_23.pt")
     for step, phase in ((7, "ar"), (23, "diffusion")):
         origin = load(whole / f"step_{step}.pt").origin
         assert origin["phase"] == phase and origin["steps"] == step
-    assert "--keep is [5] here, [7, 23] in" in refused(
-        capsys, "--out", whole, "--resume", "--keep", 5)
-    start("--out", whole, "--resume", "--keep", 7, 23)
-    assert "finished" in capsys.readouterr().out
 
 
 def test_kept_weights_are_of_the_folders_run(tmp_path, capsys, quick):
     """They go only where the run is replaced."""
-    out, words = tmp_path / "o", [*FEW, "--recipe", "ar", "--ar-steps", 3, "--evaluate", 0]
+    out, words = tmp_path / "o", [*FEW, "--ar-steps", 3, "--diffusion-steps", 0,
+                                   "--evaluate", 0]
     start("--out", out, *words, "--keep", 2)
-    for name in train.FILES:
+    for name in FILES:
         (out / name).unlink(missing_ok=True)
     capsys.readouterr()
-    assert "step_2.pt of an earlier run" in refused(capsys, "--out", out, *words)
+    assert "of this name: step_2.pt" in refused(capsys, "--out", out, *words)
     start("--out", out, *words, "--overwrite")
     assert not (out / "step_2.pt").exists() and (out / "mini_dimple.pt").exists()
 
@@ -575,13 +602,13 @@ def test_a_run_without_evaluation(tmp_path, quick, pictures):
     for words, quality in ((["--examples", 200], "correct"), (["--data", pictures], "exact_match")):
         out = tmp_path / quality
         start("--out", out, *words, "--ar-steps", 1, "--diffusion-steps", 2, "--evaluate", 0)
-        wanted = {*train.FILES} - {"samples.png"}
+        wanted = {*FILES} - {"samples.png"}
         assert {path.name for path in out.iterdir()} == wanted
         result = json.loads((out / "result.json").read_text())
         assert quality not in result and result[f"ar_{quality}"] is None
         assert result["evaluated"] == 0 and result["steps"] == 3
         assert ("nats_above_floor" in result) == (quality == "correct"), "known of the toy set"
-        assert "figures" not in load(out / "mini_dimple.pt").origin
+        assert load(out / "mini_dimple.pt").origin["figures"] == {}
 
 
 @pytest.mark.slow

@@ -10,9 +10,10 @@ from data import DESCRIBE, toy
 from lab.board import grade_rule
 from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load
 from lab.evaluate import Floor, Scenes, decoded, evaluate, exact_way
-from lab.training import HELD_OUT_SCENES, TRAINING
+from lab.training import HELD_OUT_SCENES
 from mini_dimple import decode_ar
 from rules import resolve
+from train import PRESETS
 
 CPU = torch.device("cpu")
 TEXT = SHIPPED.with_name("README.md").read_text()
@@ -38,7 +39,7 @@ def test_size_and_kind(shipped):
     assert sum(path.stat().st_size for path in (SHIPPED, SHIPPED_AR, SHIPPED_WEAK)) <= 8 * 2 ** 20
     assert [found.origin["phase"] for found in shipped] == ["diffusion", "ar", "diffusion"]
     whole, ar, weak = shipped
-    steps = TRAINING["tiny"]["ar_steps"], TRAINING["tiny"]["diffusion_steps"]
+    steps = PRESETS["tiny"]["ar_steps"], PRESETS["tiny"]["diffusion_steps"]
     assert whole.origin["steps"] == sum(steps) > weak.origin["steps"] > ar.origin["steps"]
     assert ar.origin["steps"] == steps[0]
     for model, tokenizer, origin in shipped:

@@ -62,7 +62,7 @@ def lessons(model, images, prompt, response, masked, t):
          "masked tokens. That is the public code's variant; the paper divides by t and by W (their "
          "number is about t * W, but not exactly)."),
         ((kept.sum() / masked.sum()).item(), "You took the mean over all masked tokens of the "
-         "batch. That is this repository's default (\"flat\"), but the paper's objective weights "
+         "batch. That is a variant (train.py --variant flat), but the paper's objective weights "
          "each example by 1/t."),
         (kept.mean().item() / W, "The weight 1/t is missing. About t * W tokens are masked; 1/t "
          "makes up for that, so that every level counts alike."),

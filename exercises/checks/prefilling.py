@@ -197,7 +197,7 @@ def show(solution):
         "Captions fully right by the prefix that is kept (off: share of the probability that is on "
         "other tokens):", in_words(rows(solution)), *lines,
         "What would have to change in training for the prefix alone to be exact? "
-        "(train.py --prefix-mask)"])
+        "(train.py --variant prefix-mask)"])
 
 
 test_exercise = exercise(check_the_first_pass_and_what_it_keeps, check_a_later_pass,
