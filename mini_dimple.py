@@ -18,8 +18,8 @@ The sequence, and below it what each state scores: the next token (token shift, 
           a x x x x x .                                a x x x x x x
         red x x x x x x                              [M] x x x x x x
 
-Decoding: all that the picture settles at once, what is open one choice at a time (in brackets what
-a pass commits; here every object has one wording):
+Decoding: a pass commits every token that the picture decides. Where several words would be right it
+commits one, and the others follow. In brackets what a pass commits; an object has one wording here.
 
      pass 1   _    _    _   [a] [red] [circle]   _   [the] [left] [<eos>]
      pass 2   _    _    _    a   red   circle  [at]   the   left   <eos>
@@ -32,7 +32,7 @@ not have, what is saved and what is measured are in rules/ and lab/.
 """
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn as nn
@@ -42,7 +42,7 @@ MAX_POSITIONS = 4096  # length of the rotary table: T may not be more
 
 @dataclass
 class Config:
-    """The architecture, and nothing else."""
+    """The sizes of the model, and its special tokens."""
     vocab_size: int
     eos_id: int             # ends the response and fills the window after it
     mask_id: int            # [MASK], the absorbing state of the forward process
@@ -53,7 +53,7 @@ class Config:
     width: int = 128
     layers: int = 4
     heads: int = 4
-    prompt_tokens: int = 3  # P: shorter prompts are padded with EOS on the left
+    prompt_tokens: int = 3  # P: shorter prompts get EOS on the left, which the model sees
     window: int = 48        # the longest W in training, EOS included
 
 
@@ -89,8 +89,8 @@ class Block(nn.Module):
 
     def forward(self, x, causal=False, rotary=None, past=None):
         """x (B, T, D) -> same shape, and keys and values (B, nh, past + T, hd). `past`: those of
-        earlier positions, which all of x may see; with it, `causal` masks nothing, and x must be
-        a single position."""
+        earlier positions, which all of x may see. With it `causal` masks nothing, so that a causal
+        x must be one position."""
         B, T, D = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
@@ -113,7 +113,7 @@ class ViT(nn.Module):
         self.patch_px = config.patch_px
         self.embed = nn.Linear(3 * config.patch_px ** 2, config.vit_width, bias=False)
         count, width = (config.image_px // config.patch_px) ** 2, config.vit_width
-        self.positions = nn.Parameter(torch.randn(count, width))  # Dimple sets its scale
+        self.positions = nn.Parameter(torch.randn(count, width))  # scaled in Dimple.__init__
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.vit_layers))
 
     def forward(self, images):
@@ -126,7 +126,7 @@ class ViT(nn.Module):
 
 class Projector(nn.Module):
     """Patches (B, n * n, vit_width) -> visual tokens (B, n * n / 4, D): each 2x2 block of patches
-    concatenated, and a 2-layer MLP into the language model's width."""
+    concatenated and normalised, then a 2-layer MLP into the language model's width."""
 
     def __init__(self, config):
         super().__init__()
@@ -189,7 +189,7 @@ class Dimple(nn.Module):
     def logits(self, prefix, response, causal, past=None):
         """Logits (B, W, vocab) of the response (B, W), and the cache. Token shift: the state at
         position i scores token i + 1: the prefix's last position response[:, 0], the last none.
-        With `past`, the prefix is that position alone."""
+        With `past`, give the last position of the prefix alone."""
         x = torch.cat([prefix, self.embedding(response)], dim=1)
         hidden, cache = self.transformer(x, causal, past)
         return self.head(hidden[:, -response.shape[1] - 1:-1]), cache
@@ -219,8 +219,8 @@ def ar_loss(model, images, prompt, response):
 EPS = 1e-3  # the smallest t: keeps 1 / t bounded
 
 def draw_t(B, device, generator=None):
-    """One t ~ U(EPS, 1] per example (B,), example i from slice i of B equal ones (stratified), so
-    that each batch spans all levels; batches are shuffled, so every example meets every level."""
+    """One t per example (B,), uniform on (EPS, 1]. Stratified (ours, for less noise): example i
+    draws from the i-th of B equal intervals."""
     u = (torch.arange(B, device=device) + torch.rand(B, device=device, generator=generator)) / B
     return 1 - (1 - EPS) * u
 
@@ -240,39 +240,42 @@ def diffusion_loss(model, images, prompt, response, generator=None):
     nll = token_nll(logits, response) * masked           # (B, W)
     return (nll.sum(1) / t).mean() / response.shape[1]
 
-def schedule(step, ar_steps, diffusion_steps, warmup=100):
-    """Which phase a step (from 0) is in, and the factor on the peak learning rate: ("ar" or
-    "diffusion", float). Each phase warms up linearly (over `warmup` steps, at most a fifth of it),
-    then falls linearly to 0, which it would reach one step after its last."""
-    phase, at, steps = (("ar", step, ar_steps) if step < ar_steps else
-                        ("diffusion", step - ar_steps, diffusion_steps))
+def schedule(step, steps, warmup=100):
+    """The factor on the peak learning rate at a step (from 0) of a phase. It rises linearly over
+    `warmup` steps (at most a fifth of the phase), then falls linearly to 0, which it would reach
+    one step after the last."""
     warmup = max(1, min(warmup, steps // 5))
-    return phase, min((at + 1) / warmup, (steps - at) / (steps - warmup + 1))
+    return min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
 
 
-# ------------------------------------ looks: one pass of the model each (paper 3.4: prefilling)
+# ------------------------------------------------ looks: forward passes (paper 3.4: prefilling)
+# look(tokens (B, W), state) -> logits (B, W, vocab), next state. A state is what a look keeps, say
+# a cache, None at first. A look never changes the state that it is given, so that a rule can look
+# ahead and go on as if it had not.
 @torch.no_grad()
 def full(model, images, prompt, causal=False):
-    """A look that runs the whole sequence in every pass; `causal`: as phase 1 reads it. images
-    (B, 3, H, H) uint8, prompt (B, P) ids -> a function: tokens (B, W), state -> logits
-    (B, W, vocab), the next state. The first state is None. A look never changes the state that it
-    is given, so that a look ahead leaves no trace. Raises ValueError as `Dimple.prefix`."""
+    """A look that runs the whole sequence in every pass. images (B, 3, H, H) uint8, prompt (B, P)
+    ids; `causal`: as phase 1 reads it. Raises ValueError as `Dimple.prefix`."""
     prefix = model.prefix(images, prompt)  # (B, V + P, D)
-    return torch.no_grad()(
-        lambda tokens, state=None: (model.logits(prefix, tokens, causal)[0], None))
+
+    @torch.no_grad()
+    def look(tokens, state=None):
+        return model.logits(prefix, tokens, causal)[0], None
+    return look
 
 @torch.no_grad()
 def prefilled(model, images, prompt):
-    """Prefilling: the first pass keeps the keys and values of the prefix as its state. They saw the
-    window as it was then, and go stale as tokens are committed. Otherwise as `full`."""
+    """Prefilling: the first pass keeps the keys and values of the prefix. They saw the window as it
+    was then, and go stale as tokens are committed. Otherwise as `full`."""
     prefix = model.prefix(images, prompt)
     kept = prefix.shape[1] - 1  # all but the last prompt token, which scores the window's first
+    last = prefix[:, kept:]
 
     @torch.no_grad()
     def look(tokens, state=None):
         if state is not None:
-            return model.logits(prefix[:, kept:], tokens, False, state)[0], state
-        logits, cache = model.logits(prefix, tokens, False)
+            return model.logits(last, tokens, causal=False, past=state)[0], state
+        logits, cache = model.logits(prefix, tokens, causal=False)
         return logits, [(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]
     return look
 
@@ -287,14 +290,15 @@ def exclude(logits, mask_id):
 
 @torch.no_grad()
 def confident_decoding(look, tokens, mask_id, threshold=0.9):
-    """The paper's decoding, to be read; `decode` below commits the same tokens. Each pass proposes
-    the likeliest token at every [MASK] of the window (B, W), and commits the proposals whose
-    probability exceeds the threshold; in an example without any, the most probable one."""
+    """The paper's decoding, to be read: `decode` below commits the same tokens, and is what runs.
+    Each pass proposes the likeliest token at every [MASK] of the window (B, W). It commits the
+    proposals whose probability exceeds the threshold, or the most probable one if none does."""
     state = None
     while (masked := tokens == mask_id).any():
         logits, state = look(tokens, state)                                  # (B, W, vocab)
         confidence, proposal = exclude(logits, mask_id).softmax(-1).max(-1)  # (B, W) each
         most = confidence.masked_fill(~masked, 0).argmax(1, keepdim=True)    # (B, 1)
+        # if any exceeds the threshold, the most probable one does
         commit = (confidence > threshold).scatter(1, most, True) & masked
         tokens = torch.where(commit, proposal, tokens)
     return tokens
@@ -316,41 +320,46 @@ def draw(logits, temperature, generator=None):
 
 @dataclass(eq=False)
 class Step:
-    """One iteration as a rule sees it: B examples, W positions. A rule may change any of it, and is
-    then taken at its word. Made of the fields below: masked (B, W) bool; logits and probs
-    (B, W, vocab), [MASK] excluded, at committed positions, too; proposal (B, W) ids, what would be
-    committed; confidence (B, W), its probability before temperature; passes, runs of the model so
-    far in this iteration; at_least_one (B, W) bool, what the last `commit` added where nothing was
-    named."""
-    iteration: int        # 0, 1, 2, ...
-    limit: int            # the most iterations: the last commits all that is left
-    tokens: torch.Tensor  # (B, W) ids, mask_id where nothing is committed
-    given: torch.Tensor   # (B, W) bool: fixed from the start (structure prior)
-    seen: torch.Tensor    # (B, W, vocab) logits of this pass, as the model gave them
-    look_ahead: Callable  # what `look` calls: tokens -> logits
+    """One iteration as a rule sees it: B examples, W positions. A rule may write into it; the loop
+    then goes by what the rule wrote."""
+    iteration: int            # 0, 1, 2, ...
+    limit: int                # the most iterations: the last commits all that is left
+    tokens: torch.Tensor      # (B, W) ids, mask_id where nothing is committed
+    given: torch.Tensor       # (B, W) bool: fixed from the start (structure prior)
+    raw_logits: torch.Tensor  # (B, W, vocab) of this pass, as the model gave them
+    look_ahead: Callable      # what `look` calls: tokens -> logits
     mask_id: int
     eos_id: int
-    memory: dict          # the rule's own, empty at first, as long as the decoding lasts
+    memory: dict              # the rule's own, empty at first, as long as the decoding lasts
     temperature: float = 0.0
     generator: torch.Generator | None = None  # for random numbers, so that a seed repeats them
 
+    masked: torch.Tensor = field(init=False)        # (B, W) bool: still a [MASK]
+    logits: torch.Tensor = field(init=False)        # (B, W, vocab), [MASK] excluded
+    probs: torch.Tensor = field(init=False)         # (B, W, vocab), at committed positions, too
+    proposal: torch.Tensor = field(init=False)      # (B, W) ids: what would be committed
+    confidence: torch.Tensor = field(init=False)    # (B, W) its probability, before temperature
+    at_least_one: torch.Tensor = field(init=False)  # (B, W) bool: what `commit` added on its own
+    passes: int = field(init=False, default=1)      # runs of the model in this iteration
+
     def __post_init__(self):
-        self.masked, self.passes = self.tokens == self.mask_id, 1
+        self.masked = self.tokens == self.mask_id
         self.at_least_one = torch.zeros_like(self.masked)
-        self.rescore(self.seen)
+        self.rescore(self.raw_logits)
 
     def look(self, tokens):
         """One more pass, over any window (B, W') -> logits (B, W', vocab), [MASK] excluded. It
-        counts as a pass, and what a look keeps is not changed by it."""
+        counts as a pass, and leaves the look's state as it is."""
         self.passes += 1
         return exclude(self.look_ahead(tokens), self.mask_id)
 
     def rescore(self, logits):
-        """Go by these logits (B, W, vocab) from here on: logits and probs anew, and a proposal.
-        Raises ValueError where they are not numbers; on a GPU `decode` does, at its next wait."""
+        """Replace the logits (B, W, vocab), and compute probs, proposal and confidence anew. Raises
+        ValueError where they are not numbers; on a GPU `decode` does, when it waits next."""
         self.logits = exclude(logits, self.mask_id)
         self.probs = self.logits.softmax(-1)
-        self.broken = self.probs[..., 0].isnan().any()  # one NaN in a row, or all -inf: all are NaN
+        # softmax makes a whole row NaN if one logit is NaN or infinite, or all are -inf
+        self.broken = self.probs[..., 0].isnan().any()
         if self.broken.device.type == "cpu":
             expect_numbers(self.broken)
         self.propose(draw(self.logits, self.temperature, self.generator) if self.temperature
@@ -360,7 +369,7 @@ class Step:
         raise AttributeError("step.score(logits) is step.rescore(logits) now")
 
     def propose(self, proposal):
-        """Go by this proposal (B, W) from here on, and by its confidence."""
+        """Replace the proposal (B, W); its confidence follows."""
         self.proposal = proposal
         self.confidence = self.probs.gather(-1, proposal[..., None]).squeeze(-1)
 
@@ -387,7 +396,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
     check_decoding(window, config, temperature, limit)
     limit = limit or 2 * max(window.shape[1], config.window)
     tokens, given, state, memory = window.clone(), window != config.mask_id, None, {}
-    iterations, passes, left = window.new_zeros(3, len(window))
+    iterations, passes, left = window.new_zeros(3, len(window))  # (B,) each
     iteration, broken = 0, torch.zeros_like(given[0, 0])
     while any_left(masked := tokens == config.mask_id, broken):
         logits, state = look(tokens, state)
@@ -396,6 +405,7 @@ def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator
                     config.eos_id, memory, temperature, generator)
         last, unfinished = iteration + 1 == limit, masked.any(1)
         answer = masked if last else rule(step)
+        # bool: the positions to commit; ids: the next window itself
         new = step.commit(answer) if answer.dtype == torch.bool else answer
         tokens, given = put_back(new, tokens, given, unfinished, config.eos_id)
         iterations += unfinished
@@ -425,22 +435,22 @@ def put_back(new, tokens, given, unfinished, eos_id):
     new, tokens = (F.pad(x, (0, width - x.shape[1]), value=eos_id) for x in (new, tokens))
     given = F.pad(given, (0, width - given.shape[1]))
     keep = given | ~unfinished[:, None]
-    if W < width:  # of what is kept, the EOS after a finished response may go
+    if W < width:  # it may lose the EOS after a finished response, but no given token
         needed = keep & (given | (tokens != eos_id))
         W = max(W, (needed * torch.arange(1, width + 1, device=needed.device)).max().item())
     return torch.where(keep, tokens, new)[:, :W], given[:, :W]
 
 def response_ends(tokens, given, eos_id):
-    """Where each response ends (B,): at its first EOS that no given word follows, else at W. Who
-    fixes a word ("answer:") wants it read; a given EOS is no word."""
+    """Where each response ends (B,): at the first EOS after its last given word, else at W. A word
+    of a structure prior ("answer:") belongs to the response, whatever stands before it."""
     word = given & (tokens != eos_id)
     words_ahead = word.flip(1).cumsum(1).flip(1)  # (B, W)
     ended = ((tokens == eos_id) & (words_ahead == 0)).cumsum(1) > 0
     return (~ended).sum(1)
 
 def any_left(masked, broken):
-    """Whether a [MASK] is left. A GPU is waited for here, and where a window shrinks."""
-    some, broken = torch.stack([masked.any(), broken]).tolist()
+    """Whether a [MASK] is left. Raises ValueError if the logits of the pass before were broken."""
+    some, broken = torch.stack([masked.any(), broken]).tolist()  # a GPU is waited for here
     expect_numbers(broken)
     return some
 
@@ -460,7 +470,7 @@ def decode_ar(model, images, prompt, length):
             break
         x = model.embedding(tokens[:, i:i + 1])
     ends = response_ends(tokens, torch.zeros_like(tokens, dtype=torch.bool), eos_id)
-    passes = (ends + 1).clamp(max=length)
+    passes = (ends + 1).clamp(max=length)  # one for each token, the EOS included
     return Decoded(tokens, passes, passes, torch.zeros_like(passes), ends)
 
 
@@ -468,7 +478,7 @@ def decode_ar(model, images, prompt, length):
 def expect(name, value, dtype, shape):
     """Raises ValueError, with what was expected and what came, unless `value` is a tensor of this
     dtype and shape (a letter: any size from 1 on)."""
-    fits = [want in (n, str(want)) and n > 0 for n, want in zip(value.shape, shape)]
+    fits = [n > 0 if isinstance(want, str) else n == want for n, want in zip(value.shape, shape)]
     if value.dtype != dtype or len(value.shape) != len(shape) or not all(fits):
         raise ValueError(f"{name}: expected {dtype} ({', '.join(map(str, shape))}), got "
                          f"{value.dtype} {tuple(value.shape)}")

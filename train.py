@@ -1,7 +1,7 @@
 """Train Mini-Dimple: autoregressive, then diffusion. `python train.py --help` lists the options.
 
-Reads top to bottom: presets, options, both phases, the end of a phase, main. The losses are in
-mini_dimple.py, Muon and the data in lab/training.py, what keeps a run in lab/run.py."""
+Reads top to bottom: presets, both phases, the end of a phase, options, main. The losses are in
+mini_dimple.py, Muon and the data in lab/training.py, what is saved when in lab/run.py."""
 import argparse
 import json
 import sys
@@ -14,9 +14,9 @@ from PIL import Image
 
 from data import Batches, toy
 from lab import drawing
-from lab.checkpoint import load, read_state, write
-from lab.evaluate import THRESHOLD, evaluate, floor_of
-from lab.run import FORMAT, Ended, Run, refuse_to_replace
+from lab.checkpoint import read_state, write
+from lab.evaluate import evaluate, floor_of
+from lab.run import FORMAT, Ended, Run, read_ar_phase, refuse_to_replace
 from lab.shell import DEVICE, Parser, commit, count, pick_device, positive, script, seed, share
 from lab.training import autocast, device_name, make_optimizers, prepare
 from lab.variants import VARIANTS, PrefixMasked, variant_loss
@@ -28,7 +28,7 @@ PRESETS = {
         ar_steps=400,         # phase 1: 98% of the captions are right after it
         diffusion_steps=800,  # phase 2
         batch_size=64,
-        examples=20_000,      # toy pictures; 1,200 batches are four epochs
+        examples=20_000,      # toy pictures; 1,200 batches are almost four epochs
         muon_lr=0.01,         # peak rates, the same in both phases: nothing is pretrained
         adamw_lr=8e-3,
     ),
@@ -45,20 +45,114 @@ PRESETS = {
 }
 
 
+# ---------------------------------------------------------------- both phases
+
+def train(settings, out, data, state=None):
+    """A run: settings and state as of `settings_from`, data as of `prepare`; writes into the folder
+    `out`. Raises Ended."""
+    train_split, held_out, tokenizer, config, origin = data
+    ar_steps, diffusion_steps = settings["ar_steps"], settings["diffusion_steps"]
+    variants, device = settings["variant"], torch.device(settings["device"])
+    torch.manual_seed(settings["seed"])
+    model = (PrefixMasked if "prefix-mask" in variants else Dimple)(config).to(device)
+    forward = torch.compile(model) if settings["compile"] else model
+    batches = Batches(train_split, tokenizer, config, settings["batch_size"], settings["seed"],
+                      device, "none" if "unpadded" in variants else "random")
+    # Muon for the matrices that turn features into features, AdamW for norms, positions, token
+    # embedding and head
+    new_optimizers = lambda: make_optimizers(model, settings["muon_lr"], settings["adamw_lr"])
+    origin = dict(origin, commit=commit(), prefix_mask="prefix-mask" in variants,
+                  **{name: settings[name] for name in ("preset", "seed", "variant")})
+    floor = floor_of(origin, config, tokenizer, device) if diffusion_steps else None
+    run = Run(settings, out, device, model, new_optimizers(), tokenizer, origin, floor,
+              batches.batch_size)
+    if state:
+        run.go_on(state)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    print(f"{settings['preset']}: {parameters / 1e6:.2f} M parameters, {len(train_split.texts):,} "
+          f"training pictures, on {device_name(device)}, into {out}", flush=True)
+
+    generator = torch.Generator(device)
+    with run.kept():
+        for phase, start, end in (("ar", 0, ar_steps),
+                                  ("diffusion", ar_steps, ar_steps + diffusion_steps)):
+            if start == end or phase in run.results:
+                continue  # not asked for, or done before
+            model.train()
+            for step in range(max(start, run.step), end):
+                if step == start:  # each phase is a training run of its own, as in the paper
+                    run.optimizers = new_optimizers()
+                factor = schedule(step - start, end - start)
+                for optimizer, peak in run.optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = peak * factor
+                # random numbers depend on seed and step alone: a resumed run repeats them
+                generator.manual_seed(settings["seed"] * 1_000_003 + step)
+                # images, prompt, response; phase 2 fills it with EOS up to a random length
+                batch = batches(step, phase)
+                with autocast(device):
+                    if phase == "ar":
+                        loss = ar_loss(forward, *batch)
+                    elif variants:
+                        loss = variant_loss(forward, *batch, generator, variants)
+                    else:
+                        loss = diffusion_loss(forward, *batch, generator)
+                loss.backward()
+                for optimizer, _ in run.optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                # log.csv, last.pt, Ctrl-C
+                run.after_step(phase, loss, settings["adamw_lr"] * factor)
+            finish(run, phase, held_out)
+
+
+def finish(run, phase, held_out):
+    """The end of a phase: captions of held-out pictures, and a checkpoint; after the last phase
+    samples.png and result.json, too."""
+    figures, n, last = {}, len(held_out.texts), run.step == run.total
+    if n:
+        began = time.perf_counter()
+        figures, texts, right = evaluate(run.model.eval(), run.tokenizer, held_out,
+                                         dict(run.origin, phase=phase), run.device)
+        figures["evaluation_seconds"] = round(time.perf_counter() - began, 1)
+    if phase == "ar":
+        run.checkpoint("ar_phase.pt", phase, figures=figures)
+    if last:
+        run.checkpoint("mini_dimple.pt", phase, figures=figures)
+    if n:
+        print(f"{phase}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()
+                                       if not isinstance(value, dict)), flush=True)
+    run.results[phase] = figures
+    if not last:
+        run.save()
+        return
+    with run.writing():
+        if n:
+            shown = held_out.images[:8].permute(0, 2, 3, 1).numpy()
+            sheet = drawing.samples_sheet(map(Image.fromarray, shown), texts, right)
+            drawing.save(run.out / "samples.png", sheet)
+        text = json.dumps(run.result(phase, n), indent=1)
+        write(run.out / "result.json", lambda file: file.write(text.encode()))
+    shown = f"pictures with the model's captions: {run.out / 'samples.png'}; " if n else ""
+    print(f"{shown}figures: {run.out / 'result.json'}")
+
+
 # ---------------------------------------------------------------- options
 
 def parse(argv=None):
     """-> the parser and its arguments; those that a preset decides are absent if not given."""
     parser = Parser(description=__doc__.splitlines()[0])
     option, of_preset = parser.add_argument, dict(default=argparse.SUPPRESS)
+    default = lambda name: ", ".join(f"{preset}: {values[name]:,}"
+                                     for preset, values in PRESETS.items())
     option("--out", type=Path, default=Path("out"), metavar="DIR",
            help="where everything is written (default: out)")
     option("--preset", choices=PRESETS, default="tiny",
            help="tiny: 2 CPU cores (default); small: one 8 GB GPU")
     option("--ar-steps", type=count, **of_preset, metavar="N",
-           help="steps of phase 1 (default: 400; small: 2000); 0 for diffusion alone")
+           help=f"steps of phase 1 ({default('ar_steps')}); 0 for diffusion alone")
     option("--diffusion-steps", type=count, **of_preset, metavar="N",
-           help="steps of phase 2 (default: 800; small: 6000); 0 for AR alone")
+           help=f"steps of phase 2 ({default('diffusion_steps')}); 0 for AR alone")
     option("--ar-phase", metavar="F", help="take phase 1, its preset and tokenizer from another "
            "run's ar_phase.pt, and train phase 2 alone")
     option("--data", metavar="DIR", help="your own pictures: image files and a metadata.jsonl")
@@ -69,7 +163,7 @@ def parse(argv=None):
     option("--order", choices=toy.ORDERS, default="reading", help="of the objects in a toy caption "
            "(default: reading; free is hard, and for tiny only)")
     option("--examples", type=positive, **of_preset, metavar="N",
-           help="toy pictures to train on (default: 20,000; small: 40,000)")
+           help=f"toy pictures to train on ({default('examples')})")
     option("--evaluate", type=count, metavar="N", help="held-out pictures captioned after each "
            "phase (default: 1000 toy scenes, or all of your own; 0 for none)")
     option("--keep", type=positive, nargs="+", default=[], metavar="STEP",
@@ -98,134 +192,14 @@ def settings_from(args):
     settings |= dict(device=pick_device(args.device).type, merges=None)
     state = None
     if args.ar_phase:
-        model, tokenizer, origin = load(args.ar_phase)
-        if origin["phase"] != "ar":
-            raise ValueError(f"--ar-phase {args.ar_phase}: its last phase was {origin['phase']!r}; "
-                             "needed are weights that `python train.py` wrote as ar_phase.pt")
-        if origin["trained_on"] == "pictures" and not args.data:
-            raise ValueError(f"--ar-phase {args.ar_phase}: was trained on your own pictures; say "
-                             "where they are with --data")
-        settings |= dict(preset=origin["preset"], ar_steps=origin["steps"],
-                         config=asdict(model.config), merges=tokenizer.merges)
-        if board := toy.of(origin):
-            settings |= dict(wording=board.wording, order=board.order)
-        state = dict(step=origin["steps"], saved=0, seconds={}, above_floor={}, optimizers=[],
-                     results={"ar": origin.get("figures", {})}, weights=model.state_dict())
+        decided, state = read_ar_phase(args.ar_phase, args.data)
+        settings |= decided
     settings = PRESETS[settings["preset"]] | settings
     if not settings["diffusion_steps"] and (state or not settings["ar_steps"]):
         raise ValueError("--diffusion-steps 0, and no step of phase 1: nothing to train")
     if settings["order"] == "free" and settings["preset"] != "tiny":
         raise ValueError("--order free is for the preset tiny: twelve objects have too many orders")
     return settings, state
-
-
-# ---------------------------------------------------------------- both phases
-
-def train(settings, out, data, state=None):
-    """A run: settings and state as of `settings_from`, data as of `prepare`; writes into the folder
-    `out`. Raises Ended."""
-    train_split, held_out, tokenizer, config, origin = data
-    ar_steps, diffusion_steps = settings["ar_steps"], settings["diffusion_steps"]
-    variants, device = settings["variant"], torch.device(settings["device"])
-    torch.manual_seed(settings["seed"])
-    model = (PrefixMasked if "prefix-mask" in variants else Dimple)(config).to(device)
-    forward = torch.compile(model) if settings["compile"] else model
-    batches = Batches(train_split, tokenizer, config, settings["batch_size"], settings["seed"],
-                      device, "none" if "unpadded" in variants else "random")
-    # Muon for the matrices that turn features into features, AdamW for norms, positions, token
-    # embedding and head
-    new_optimizers = lambda: make_optimizers(model, settings["muon_lr"], settings["adamw_lr"])
-    origin = dict(origin, commit=commit(), prefix_mask="prefix-mask" in variants,
-                  **{name: settings[name] for name in ("preset", "seed", "variant")})
-    run = Run(settings, out, device, model, new_optimizers(), tokenizer, origin,
-              batches.batch_size,
-              floor_of(origin, config, tokenizer, device) if diffusion_steps else None)
-    if state:
-        run.go_on(state)
-    parameters = sum(weight.numel() for weight in model.parameters())
-    print(f"{settings['preset']}: {parameters / 1e6:.2f} M parameters, {len(train_split.texts):,} "
-          f"training pictures, on {device_name(device)}, into {out}", flush=True)
-
-    generator = torch.Generator(device)
-    with run.kept():
-        for phase, start, end in (("ar", 0, ar_steps),
-                                  ("diffusion", ar_steps, ar_steps + diffusion_steps)):
-            if start == end or phase in run.results:
-                continue  # not asked for, or done before
-            model.train()
-            for step in range(max(start, run.step), end):
-                if step == start:  # each phase is a training run of its own, as in the paper
-                    run.optimizers = new_optimizers()
-                _, factor = schedule(step, ar_steps, diffusion_steps)
-                for optimizer, peak in run.optimizers:
-                    for group in optimizer.param_groups:
-                        group["lr"] = peak * factor
-                # random numbers depend on seed and step alone: a resumed run repeats them
-                generator.manual_seed(settings["seed"] * 1_000_003 + step)
-                batch = batches(step, phase)  # images, prompt, response
-                with autocast(device):
-                    if phase == "ar":
-                        loss = ar_loss(forward, *batch)
-                    elif variants:
-                        loss = variant_loss(forward, *batch, generator, variants)
-                    else:
-                        loss = diffusion_loss(forward, *batch, generator)
-                loss.backward()
-                for optimizer, _ in run.optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                run.after_step(phase, loss, peak * factor)  # log.csv, last.pt, Ctrl-C
-            finish(run, phase, held_out)
-
-
-def finish(run, phase, held_out):
-    """The end of a phase: captions of held-out pictures, and a checkpoint; of the last phase
-    samples.png and result.json, too."""
-    figures, n, last = {}, len(held_out.texts), run.step == run.total
-    if n:
-        began = time.perf_counter()
-        figures, texts, right = evaluate(run.model.eval(), run.tokenizer, held_out,
-                                         dict(run.origin, phase=phase), run.device)
-        figures["evaluation_seconds"] = round(time.perf_counter() - began, 1)
-    for name in ["ar_phase.pt"] * (phase == "ar") + ["mini_dimple.pt"] * last:
-        run.checkpoint(name, phase, figures=figures)
-    if n:
-        print(f"{phase}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()
-                                       if not isinstance(value, dict)), flush=True)
-    run.results[phase] = figures
-    if not last:
-        run.save()
-        return
-    with run.writing():
-        if n:
-            shown = held_out.images[:8].permute(0, 2, 3, 1).numpy()
-            sheet = drawing.samples_sheet(map(Image.fromarray, shown), texts, right)
-            drawing.save(run.out / "samples.png", sheet)
-        text = json.dumps(result(run, phase, n), indent=1)
-        write(run.out / "result.json", lambda file: file.write(text.encode()))
-    shown = f"pictures with the model's captions: {run.out / 'samples.png'}; " if n else ""
-    print(f"{shown}figures: {run.out / 'result.json'}")
-
-
-def result(run, phase, evaluated):
-    """The figures of the last phase, and what they are of."""
-    settings, results, seconds = run.settings, run.results, run.seconds
-    quality = "exact_match" if settings["data"] else "correct"
-    cuda = run.device.type == "cuda"
-    return dict(results[phase]) | {
-        "evaluation_seconds": round(sum(figures.get("evaluation_seconds", 0)
-                                        for figures in results.values()), 1),
-        f"ar_{quality}": results.get("ar", {}).get(quality),
-        "rule": "greedy, left to right" if phase == "ar" else f"confident:{THRESHOLD}",
-        **({"nats_above_floor": run.above_floor} if run.above_floor else {}),
-        "evaluated": evaluated, "steps": run.step,
-        "train_seconds": round(sum(seconds.values()), 1),
-        "floor_seconds": round(seconds.get("floor", 0), 1),
-        "ms_per_step": {name: round(1000 * seconds[name] / settings[f"{name}_steps"], 1)
-                        for name in ("ar", "diffusion") if name in seconds},
-        "device": device_name(run.device), "threads": torch.get_num_threads(),
-        **{name: settings[name] for name in ("preset", "seed", "variant")},
-        **({"peak_memory_mib": round(torch.cuda.max_memory_allocated() / 2 ** 20)} if cuda else {})}
 
 
 # ---------------------------------------------------------------- main

@@ -1,4 +1,12 @@
-"""What keeps a training run: log.csv, last.pt, the progress bar, Ctrl-C and SIGTERM."""
+"""What a training run writes, and how it stops:
+
+    last.pt         every 100 steps, at the end of a phase, at Ctrl-C and SIGTERM: weights,
+                    optimizers and step, for --resume
+    log.csv         every 10 steps
+    ar_phase.pt     at the end of phase 1: the weights
+    mini_dimple.pt  at the end of the last phase: the weights; with samples.png and result.json
+    step_N.pt       after step N of --keep: the weights
+"""
 import contextlib
 import csv
 import math
@@ -10,8 +18,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from lab.checkpoint import save, write
-from lab.evaluate import Floor
+from data import toy
+from lab.checkpoint import load, save, write
+from lab.evaluate import THRESHOLD, Floor
+from lab.training import device_name
 from mini_dimple import Dimple
 
 SAVE_EVERY = 100   # steps between two writes of last.pt: what kill -9 can cost
@@ -25,7 +35,7 @@ LOG_COLUMNS = ("step", "phase", "loss", "learning_rate", "images_per_s", "second
 
 
 def written_in(out):
-    """The files in the folder that have a name of ours."""
+    """The files in the folder that training would write."""
     kept = [path for path in out.glob("step_*.pt") if path.stem.removeprefix("step_").isdecimal()]
     return [path for path in (out / name for name in FILES) if path.exists()] + kept
 
@@ -43,6 +53,24 @@ def refuse_to_replace(args):
         going_on = "--resume goes on with an unfinished run, " * (args.out / "last.pt").exists()
         raise ValueError(f"--out {args.out}: holds a file of this name: {found[0].name}; "
                          f"{going_on}--overwrite replaces it, another --out keeps it")
+
+
+def read_ar_phase(path, data):
+    """The file of --ar-phase -> the settings that it decides, and the state to begin with, as of
+    `Run.save`. Raises ValueError, OSError."""
+    model, tokenizer, origin = load(path)
+    if origin["phase"] != "ar":
+        raise ValueError(f"--ar-phase {path}: its last phase was {origin['phase']!r}; needed are "
+                         "weights that `python train.py` wrote as ar_phase.pt")
+    if origin["trained_on"] == "pictures" and not data:
+        raise ValueError(f"--ar-phase {path}: was trained on your own pictures; say where they are "
+                         "with --data")
+    decided = dict(preset=origin["preset"], ar_steps=origin["steps"], config=asdict(model.config),
+                   merges=tokenizer.merges)
+    if board := toy.of(origin):
+        decided |= dict(wording=board.wording, order=board.order)
+    return decided, dict(step=origin["steps"], saved=0, seconds={}, above_floor={}, optimizers=[],
+                         results={"ar": origin.get("figures", {})}, weights=model.state_dict())
 
 
 class Ended(Exception):
@@ -63,8 +91,8 @@ class Run:
     optimizers: list          # (optimizer, peak learning rate)
     tokenizer: object
     origin: dict
-    batch_size: int
     floor: Floor              # None where it is not known
+    batch_size: int
     step: int = 0
     saved: int = 0            # the step of last.pt; 0: there is none
     seconds: dict = field(default_factory=dict)      # of each phase, and of "floor"
@@ -202,3 +230,23 @@ class Run:
         with self.writing():
             save(self.out / name, self.model, self.tokenizer,
                  dict(self.origin, phase=phase, steps=self.step, **more))
+
+    def result(self, phase, evaluated):
+        """The figures of the last phase, and what they are of."""
+        settings, results, seconds = self.settings, self.results, self.seconds
+        quality = "exact_match" if settings["data"] else "correct"
+        cuda = dict(peak_memory_mib=round(torch.cuda.max_memory_allocated() / 2 ** 20))
+        return dict(results[phase]) | {
+            "evaluation_seconds": round(sum(figures.get("evaluation_seconds", 0)
+                                            for figures in results.values()), 1),
+            f"ar_{quality}": results.get("ar", {}).get(quality),
+            "rule": "greedy, left to right" if phase == "ar" else f"confident:{THRESHOLD}",
+            **({"nats_above_floor": self.above_floor} if self.above_floor else {}),
+            "evaluated": evaluated, "steps": self.step,
+            "train_seconds": round(sum(seconds.values()), 1),
+            "floor_seconds": round(seconds.get("floor", 0), 1),
+            "ms_per_step": {name: round(1000 * seconds[name] / settings[f"{name}_steps"], 1)
+                            for name in ("ar", "diffusion") if name in seconds},
+            "device": device_name(self.device), "threads": torch.get_num_threads(),
+            **{name: settings[name] for name in ("preset", "seed", "variant")},
+            **(cuda if self.device.type == "cuda" else {})}

@@ -32,7 +32,7 @@ class Record(NamedTuple):
         fit = lambda x, value=0: F.pad(
             x, (0, 0) * (x.dim() - 2) + (0, tokens.shape[1] - x.shape[1]), value=value)
         unfinished = (before == step.mask_id).any(1, keepdim=True)
-        probs, words = exclude(step.seen, step.mask_id).softmax(-1).topk(10)
+        probs, words = exclude(step.raw_logits, step.mask_id).softmax(-1).topk(10)
         before, last = fit(before, step.mask_id), step.iteration + 1 == step.limit
         written = (tokens != before) & (tokens != step.mask_id) & unfinished
         fallback = fit(step.at_least_one) & written

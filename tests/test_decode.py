@@ -470,7 +470,7 @@ def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
 
     def positions(step):
         choice = step.confidence > 0.3
-        spoil(step, ("tokens", "masked", "proposal", "confidence", "seen", "broken"))
+        spoil(step, ("tokens", "masked", "proposal", "confidence", "raw_logits", "broken"))
         return choice
 
     def next_window(step):

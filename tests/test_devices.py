@@ -204,7 +204,8 @@ def test_a_pass_waits_once(look, temperature, rule, monkeypatch):
     window = torch.full((4, 9), MASK)
     window[1, 3:] = window[2, 5:] = 7
     waits, read = Waits(), torch.Tensor.tolist
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda x: waits.counts.update(["tolist"]) or read(x))
+    monkeypatch.setattr(torch.Tensor, "tolist",
+                        lambda x: waits.counts.update(["tolist"]) or read(x))
     with waits:
         out = decoded(model, images, prompt, window, rule, look, temperature=temperature)
     assert len(out.passes.unique()) > 1, "they finish at different times"

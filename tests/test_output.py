@@ -177,7 +177,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path, quick, monkeypatch):
 def test_ctrl_c_in_the_other_scripts_is_no_traceback(tmp_path, monkeypatch, capsys):
     def pressed(*words, **options):
         raise KeyboardInterrupt
-    monkeypatch.setattr(Dimple, "score", pressed)
+    monkeypatch.setattr(Dimple, "logits", pressed)
     for main, words in ((sample.main, ["--checkpoint", SHIPPED, "--seed", 1]),
                         (lab, ["rules", "--scenes", 2, "--picture", tmp_path / "x.png"])):
         with pytest.raises(SystemExit) as end:

@@ -108,7 +108,9 @@ def test_a_handful_of_scenes_is_overfitted_through_both_phases():
         if step == ar_steps:
             out = decode_ar(model, split.images, prompts, config.window)
             assert [tokenizer.decode(out.response(b)) for b in range(6)] == split.texts
-        phase, factor = schedule(step, ar_steps, diffusion_steps)
+        phase, at, steps = (("ar", step, ar_steps) if step < ar_steps else
+                            ("diffusion", step - ar_steps, diffusion_steps))
+        factor = schedule(at, steps)
         for optimizer, peak in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = peak * factor

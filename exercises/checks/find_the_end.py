@@ -54,7 +54,7 @@ def check_an_earlier_end_later(solution):
     (model, _), (images, prompt, window), lengths = shipped(), scenes(64)[:1], []
     eos_id = model.config.eos_id
 
-    def score(prefix, response, causal, past=None):
+    def told(prefix, response, causal, past=None):
         lengths.append(response.shape[1])
         teach(len(lengths) < 99, "Your loop does not end.")
         logits = torch.zeros(1, response.shape[1], model.config.vocab_size)
@@ -65,7 +65,7 @@ def check_an_earlier_end_later(solution):
         if len(lengths) == 1:
             logits[0, 5, eos_id] = math.log(1.5 * (logits.shape[-1] - 2))  # the others: 0
         return logits, []
-    with mock.patch.object(model, "score", score):
+    with mock.patch.object(model, "logits", told):
         tokens = solution.decode_shrinking(model, images, prompt, window.clone(), 0.9)
     teach(lengths[1:2] != [6],
           "You cut at an EOS that was proposed, not committed: a proposal may still change.")
