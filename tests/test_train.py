@@ -72,8 +72,11 @@ def losses(out):
     """step -> phase, loss, learning rate, nats above the floor (all and by share masked), as
     written, from log.csv."""
     with open(out / "log.csv", newline="") as file:
-        return {int(row["step"]): tuple(row[name] for name in row if name not in TIMES)
-                for row in csv.DictReader(file)}
+        rows = [*csv.DictReader(file)]
+    found = {int(row["step"]): tuple(row[name] for name in row if name not in TIMES)
+             for row in rows}
+    assert len(found) == len(rows), "each step once"
+    return found
 
 
 def same_weights(a, b):
