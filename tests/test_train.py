@@ -422,6 +422,13 @@ def test_out_that_is_a_file(tmp_path, capsys, quick):
     assert (tmp_path / "o").read_text() == "mine"
 
 
+def test_every_prompt_ends_at_the_same_position():
+    class Words:
+        eos_id = 9
+        encode = staticmethod(lambda text: [int(letter) for letter in text])
+    assert pad_prompts(["1", "234"], Words, 4).tolist() == [[9, 9, 9, 1], [9, 2, 3, 4]]
+
+
 def test_batches_are_a_function_of_the_step_and_windows_vary():
     split = toy.examples(toy.TOYS["tiny"], 100, 0, held_out=False)
     tokenizer = Tokenizer.train(split.texts + split.prompts)
@@ -442,8 +449,12 @@ def test_batches_are_a_function_of_the_step_and_windows_vary():
     for step in (3, 9):
         batch, again = a(step, "diffusion"), b(step, "diffusion")
         assert all(torch.equal(x, y) for x, y in zip(batch, again))
-    seen = torch.cat([a(step, "ar")[0] for step in range(6)]).flatten(1)
-    assert len(seen.unique(dim=0)) == 96, "an epoch shows no picture twice"
+    epochs = [torch.cat([a(step, "ar")[0] for step in range(start, start + 6)]).flatten(1)
+              for start in (0, 6)]
+    assert all(len(seen.unique(dim=0)) == 96 for seen in epochs), "an epoch shows no picture twice"
+    assert not torch.equal(*epochs), "each in an order of its own"
+    widths = {a(step, "diffusion")[2].shape[1] for step in range(100)}
+    assert max(widths) == config.window, "the longest is drawn, too"
     bare = Batches(split, tokenizer, config, 16, 0, "cpu", padding="none")
     for step in range(12):
         _, _, response = bare(step, "diffusion")
