@@ -117,7 +117,9 @@ def test_the_papers_weighting_is_unbiased(monkeypatch):
 def test_forward_process_masks_each_token_with_probability_t():
     response = torch.randint(0, EOS, (4, 50_000), generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.001, 0.2, 0.7, 1.0])
+    before = response.clone()
     noisy, masked = forward_process(response, t, MASK, torch.Generator().manual_seed(1))
+    assert torch.equal(response, before), "the targets stay"
     assert torch.equal(noisy == MASK, masked) and torch.equal(noisy[~masked], response[~masked])
     torch.testing.assert_close(masked.double().mean(1), t.double(), atol=0.01, rtol=0)
     assert masked[3].all()
@@ -128,6 +130,8 @@ def test_t_is_stratified_over_the_batch_and_above_eps(seed):
     assert (t > 1e-3).all() and (t <= 1).all()
     slices = ((1 - t) / (1 - 1e-3) * 64).floor().long().clamp(max=63)
     assert sorted(slices.tolist()) == list(range(64))
+    inside = ((1 - t) / (1 - 1e-3) * 64) % 1
+    assert inside.std() > 0.15, "each at a place of its own in its slice"
 
 
 def test_prompt_and_image_are_never_masked(seed):

@@ -33,6 +33,15 @@ def test_every_visual_token_sees_the_whole_image(seed):
     assert ((before - after).abs().amax(-1) > 0).all()
 
 
+def test_pixels_come_in_between_minus_one_and_one():
+    seen, model = [], random_model(0)
+    model.vit.embed.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images, prompt, _ = random_inputs(0, 2, 4)
+    images[0], images[1] = 0, 255
+    model.prefix(images, prompt)
+    assert (seen[0][0] == -1).all() and (seen[0][1] == 1).all()
+
+
 def test_a_visual_token_is_a_2x2_block_of_patches():
     """With no ViT blocks and no positions, changing one 8x8 px corner changes exactly one visual
     token."""

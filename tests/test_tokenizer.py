@@ -135,3 +135,8 @@ def test_no_token_of_a_huge_word_is_longer_than_may_be(tmp_path, word):
     tokenizer.save(tmp_path / "t.json")
     for one in (tokenizer, Tokenizer.load(tmp_path / "t.json")):
         assert all(one.decode(one.encode(text)) == text for text in texts)
+
+
+def test_bytes_that_are_no_text_are_marked():
+    tokenizer = Tokenizer.train(["a"])
+    assert tokenizer.decode([*tokenizer.encode("é")[:1], *tokenizer.encode("a")]) == "\ufffda"
