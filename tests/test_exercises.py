@@ -224,8 +224,9 @@ MISTAKES = [  # exercise, what is changed in the answer, and into what; the less
     ("09", "ends[0] + 1", "ends[-1] + 1", "cut behind the FIRST"),
     ("09", "(tokens[0] == eos_id)", "(proposal[0] == eos_id)", "proposed, not committed"),
     ("09", "if len(ends):", "if False:", "cut behind the FIRST"),
+    # which of the two depends on whether the weights commit an earlier EOS in one of the pictures
     ("09", "if len(ends):", "if len(ends) and tokens.shape == window.shape:",
-     "an earlier one may come later"),
+     "an earlier one may come later|cut behind the FIRST"),
     ("09", "    return out", "    return tokens", "pad them with EOS"),
     ("10", "torch.cat([x, x]) for x", "x.repeat_interleave(2, 0) for x",
      "not complements.*side by side"),
