@@ -1,8 +1,8 @@
 """Exercise 5: your own decoding rule, on the board.
 
 A decoding rule says which masked positions to commit in this iteration. On the checker's 60 scenes
-a fixed count (`maskgit:2`: the two most confident) takes 24 passes and has 90% right;
-`confident:0.9` takes 10.8 and has 98% right. First beat the fixed count. Then be as right as
+a fixed count (`maskgit:2`: the two most confident) takes 24 passes and has 95% right;
+`confident:0.9` takes 10.8 and has 100% right. First beat the fixed count. Then be as right as
 `confident:0.9`, but for two scenes at most, in at most 7 passes on average. (A further look at the
 model, `step.look`, is a pass.)
 

@@ -12,7 +12,7 @@ as tokens are committed.
 There are other ways to get such a prefix. One may run it before there is any window. And an engine
 that serves AR models has it already, made under the causal mask, where keeping it is exact. Write
 both; the checker decodes with each of them, and shows how many captions are right. One of them
-ruins three captions of four. Then say why.
+ruins four captions of five. Then say why.
 
 Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.logits` in mini_dimple.py.
 Check: python -m exercises 6      (or: python -m pytest exercises/06_prefilling.py)

@@ -129,16 +129,16 @@ def rows(solution):
 
     def of(name, make):
         """make(model, prefix) -> past; None: prefilling as published."""
-        def score(prefix, response, causal, past=None):
+        def logits_of(prefix, response, causal, past=None):
             if past is None and make is None:
                 return solution.first_pass(model, prefix, response)
             past = past or make(model, prefix)
             return solution.later_pass(model, prefix[:, -1:], response, past), past
-        passes = SimpleNamespace(config=model.config, embedding=model.embedding,
-                                 prefix=model.prefix, score=score)  # all that `prefilled` needs
+        passes = SimpleNamespace(  # all that `prefilled` needs
+            config=model.config, embedding=model.embedding, prefix=model.prefix, logits=logits_of)
         right = sum(graded(lambda rows: decoded(passes, some[rows], confident(0.9)), some)[0])
         prefix = model.prefix(*some[:][:2])
-        off = moved(score(prefix, some.windows, False)[0], exact(prefix, some.windows)).mean()
+        off = moved(logits_of(prefix, some.windows, False)[0], exact(prefix, some.windows)).mean()
         return Row(name, f"{off:.1%}", right, str(left_to_right(ar, some, make)) if make else "")
     return [of("as published", None), of("alone, full attention", alone(False)),
             of("alone, causal", alone(True)), of("picture full, prompt causal", picture_first)]
@@ -171,7 +171,7 @@ def check_captions(solution):
     teach(published.right >= 0.95 * 64, f"With your passes only {published.right} of 64 captions "
           "are right, prefilling as published.")
     teach(why is not None, f"Captions fully right, by the prefix that is kept:\n{in_words(found)}\n"
-          "The prefix under the causal mask ruins three of four captions of the diffusion weights. "
+          "The prefix under the causal mask ruins four of five captions of the diffusion weights. "
           "Why? Write a letter for WHY.")
     teach(why != "a", f"WHY: in the first pass nothing is committed yet, so nothing is stale, and "
           f"{causal.off} of the probability is on other tokens already.")
