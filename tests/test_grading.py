@@ -122,7 +122,7 @@ FINE = {  # as good as GOOD, whatever else they do
     "reads": "import sys\n" + RULE + "    sys.stdin.read()\n",
     "torch": "import torch\ntorch.set_num_threads(3)\ntorch.set_default_dtype(torch.float64)\n"
              "torch.manual_seed(5)\n" + RULE,
-    "writes": RULE + "    step.tokens.fill_(3), step.probs.fill_(0), step.given.fill_(True)\n",
+    "writes": RULE + "    step.probs.fill_(0), step.logits.fill_(0), step.given.fill_(True)\n",
     "moves": "import os\nos.chdir('/')\n" + RULE,
     "vanishes": "from pathlib import Path\nPath(__file__).unlink()\n" + RULE,
     "threads": "import threading, time\n"
