@@ -137,8 +137,8 @@ def main(argv=None):
         prompt = make_prompt(text, model.config, tokenizer).to(device)
         window = make_window(args.prior, args.length, model.config, tokenizer).to(device)
         image, scene = read_picture(args, checkpoint)
-    source = args.image or f"a held-out scene, drawn with --seed {args.seed}"
-    print(f"checkpoint: {args.checkpoint}\npicture:    {source}\nprompt:     {text}")
+    source = f"a held-out scene, drawn with --seed {args.seed}"
+    print(f"checkpoint: {args.checkpoint}\npicture:    {args.image or source}\nprompt:     {text}")
     images, runs = image[None].to(device), []
     for name, rule in zip(names, rules):
         if ar:
@@ -158,7 +158,8 @@ def main(argv=None):
         with parser.reporting(OSError):
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             if args.picture.suffix.lower() == ".html":
-                save_viewer(args.picture, decoding(picture_of(image), str(source), text, runs))
+                name = args.image.name if args.image else source  # no paths in a page to share
+                save_viewer(args.picture, decoding(picture_of(image), name, text, runs))
             else:
                 drawing.save_decoding(args.picture, picture_of(image), runs)
         print(f"drawn:      {args.picture}")

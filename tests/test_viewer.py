@@ -268,9 +268,8 @@ def test_cells_show_what_the_decoding_did(chromium, shown):
     prompts = pad_prompts([DESCRIBE], tokenizer, model.config.prompt_tokens)
     window, seen = torch.full((1, model.config.window), tokenizer.mask_id), []
     decode(prefilled(model, split.images, prompts), window, model.config, confident(0.9),
-           watch=lambda step, before, tokens, *rest: seen.append(
-               (before[0].tolist(), tokens[0].tolist(), step.proposal[0].tolist(),
-                step.confidence[0].tolist())))
+           watch=lambda step, tokens: seen.append(
+               [x[0].tolist() for x in (step.tokens, tokens, step.proposal, step.confidence)]))
     page = Page(chromium, shown[0])
     assert all(classes == ["masked"] and words == [] for classes, words, _ in page.cells())
     word = lambda token: "<eos>" if token == tokenizer.eos_id else tokenizer.decode([token]).strip()
