@@ -139,12 +139,16 @@ class Measuring:
         return lambda rows: decoded(model, self.scenes[rows], rule, self.look,
                                     temperature=temperature)
 
-    def rule(self, rule):
-        """-> {(block, way): Outcome}"""
+    def rule(self, rule, say=lambda words: None):
+        """-> {(block, way): Outcome}. `say(words)` tells how far it is, iteration by iteration."""
         found = {}
+
+        def told(step):
+            say(f"on {block}, {name}: iteration {step.iteration + 1} of at most {step.limit}")
+            return rule(step)
         for block in BLOCKS:
             for name, temperature in WAYS.items():
-                way = self.way(block, rule, temperature)
+                way = self.way(block, told, temperature)
                 found[block, name] = outcome = grade_rule(way, self.scenes)
                 if (block, name) == ("trained", "greedy"):
                     outcome.figures.update(alone(way, self.scenes, self.weights.models["trained"]))
@@ -157,25 +161,10 @@ class Measuring:
         return grade_rule(way, self.scenes).figures | alone(way, self.scenes, model)
 
 
-def measure_apart(text, device, options, path):
-    """The process that `grading.apart` starts: the outcomes of a file's rule, or what went wrong,
-    go to `path`."""
-    args = argparse.Namespace(**json.loads(options))
-    if device == "cpu":
-        with contextlib.suppress(ImportError, ValueError):  # Windows; less is allowed already
-            import resource
-            resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    faulthandler.dump_traceback_later(args.timeout + 60, exit=True)  # should nobody end it
-    try:
-        measuring = Measuring(args, torch.device(device))  # first: the file may change anything
-        found = measuring.rule(resolve(text))
-        found = {" ".join(key): outcome for key, outcome in found.items()}
-    except BaseException as error:
-        known = isinstance(error, (RuleError, ValueError))
-        words = f"{'' if known else f'{type(error).__name__}: '}{error}"
-        found = dict(error=words.removeprefix(f"--rule {text}: ")[:1000])  # of perhaps megabytes
-    write(path, lambda file: file.write(json.dumps(found).encode()))
-    os._exit(0)  # whatever threads the rule has left
+def measure_apart(say, text, args, device):
+    """`Measuring.rule` of a file, in the process that `apart` starts."""
+    measuring = Measuring(args, device)  # first: the file may change anything
+    return measuring.rule(resolve(text), say)
 
 
 # ---------------------------------------------------------------- rows, and those that are kept
@@ -270,8 +259,7 @@ def measure(args, device, mine, chosen, broken, files):
         start, name = time.perf_counter(), text
         try:
             if text in files:
-                found = {tuple(key.split()): Outcome(*outcome)
-                         for key, outcome in apart(text, args, device).items()}
+                found = apart(measure_apart, text, args, device, seconds=args.timeout, file=text)
             else:
                 rule = chosen.get(text) or resolve(text)
                 if stems.count(rule.__name__) < 2:  # else mine.py of two folders

@@ -1,69 +1,91 @@
-"""A folder of rules on the board: each file is measured in a process of its own, so that whatever
-it does, the others have their rows."""
-import json
+"""A reader's file, a rule or an exercise, in a process of its own, with a time limit: whatever it
+does, the others are graded. Hostile code belongs in a container (docs/guide.md)."""
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
-import tempfile
-from contextlib import suppress
+import threading
+import time
+import traceback
 from pathlib import Path
 
-from lab.checkpoint import ROOT
+from tqdm import tqdm
+
 from rules import RuleError, named
 
-# what the process needs of the command line
-OPTIONS = ("checkpoint", "weak_checkpoint", "ar_checkpoint", "look", "length", "scenes", "timeout")
-CHILD = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
-         "from lab.board import measure_apart; measure_apart(*sys.argv[1:])")
+START_S = 60  # what a process may take to start, on a busy machine
 
 
 def files_of(text):
     """The .py files of the folder that `--rule` names, by name; [] if `text` names something else.
-    Raises ValueError for a folder with numbers, or without such a file; OSError."""
-    name, colon, numbers = text.rpartition(":")
-    if text.split(":")[0] in named():  # the gallery's, whatever is in the current folder
+    Raises ValueError for a folder without such a file; OSError."""
+    if text.split(":")[0] in named() or not Path(text).is_dir():  # the gallery's come first
         return []
-    if not os.path.isdir(text):
-        if colon and os.path.isdir(name):
-            raise ValueError(f"--rule {text}: {name} is a folder, and takes no numbers: {numbers}")
-        return []
-    files = [str(path) for path in sorted(Path(text).iterdir()) if path.name.endswith(".py")
-             and not path.name.startswith((".", "__init__.")) and not path.is_dir()]
+    files = [str(path) for path in sorted(Path(text).glob("[!._]*.py")) if not path.is_dir()]
     if not files:
         raise ValueError(f"--rule {text}: the folder holds no .py file")
     return files
 
 
-def apart(text, args, device):
-    """Have `board.measure_apart` measure a file's rule -> what it wrote. Raises RuleError with what
-    went wrong.
+class NotDone(RuleError):
+    """A process that was not done in its time, or ended before; the message says how far it came."""
 
-    The process reads nothing, and what it prints is thrown away. Once it has ended, or its time is
-    over, what it has started is ended, too (on POSIX; what made itself a session lives on)."""
-    options = json.dumps({name: getattr(args, name) for name in OPTIONS}, default=str)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path, nowhere = Path(folder) / "outcome.json", subprocess.DEVNULL
-        process = subprocess.Popen(
-            [sys.executable, "-B", "-c", CHILD, text, device.type, options, path],
-            stdin=nowhere, stdout=nowhere, stderr=nowhere, start_new_session=True)
-        try:
-            code = process.wait(args.timeout)
-        except subprocess.TimeoutExpired:
-            raise RuleError(f"not done after {args.timeout} s (--timeout)") from None
-        finally:  # at Ctrl-C, too
-            process.kill()
-            if hasattr(os, "killpg"):
-                with suppress(ProcessLookupError, PermissionError):  # nothing is left of its group
-                    os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        try:
-            found = json.loads(path.read_text())
-        except (OSError, ValueError):
-            how = f"exit status {code}"
-            if code < 0:
-                how = f"signal {-code}, {signal.strsignal(-code)}"
-            raise RuleError(f"its process ended before it was measured: {how}") from None
-    if "error" in found:
-        raise RuleError(found["error"])
-    return found
+
+def apart(work, *args, seconds, file=None, quiet=True):
+    """work(say, *args), an importable function, in a process of its own -> what it returns.
+
+    `say(words)` tells how far it came. Raises NotDone after so many seconds, with the last of these
+    words and the line of `file`, the reader's, that runs then; RuleError with what `work` raised.
+    `quiet`: what the process prints is thrown away."""
+    context = multiprocessing.get_context("spawn")  # CUDA allows no fork
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=inside, daemon=True,
+                              args=(theirs, work, args, seconds, file, quiet))
+    process.start()
+    theirs.close()
+    said, end = "not yet begun", time.monotonic() + START_S + seconds
+    try:
+        while ours.poll(max(0, end - time.monotonic())):
+            kind, value = ours.recv()
+            if kind == "done":
+                return value
+            if kind == "failed":
+                raise RuleError(value)
+            if kind == "late":
+                raise NotDone(f"not done after {seconds} s: {said}{value}")
+            said = value
+        raise NotDone(f"not done after {seconds} s: {said}")
+    except EOFError:
+        process.join()
+        raise NotDone(f"its process ended with exit code {process.exitcode}: {said}") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def inside(pipe, work, args, seconds, file, quiet):
+    """The process that `apart` starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # at Ctrl-C, `apart` ends it
+    tqdm.set_lock(threading.RLock())  # its usual lock would be left behind at a kill
+    if quiet:
+        sys.stdout = sys.stderr = open(os.devnull, "w")
+    main, lock = threading.main_thread().ident, threading.Lock()
+
+    def send(kind, value):
+        with lock:
+            pipe.send((kind, value))
+
+    def late():
+        stack = traceback.extract_stack(sys._current_frames()[main])
+        own = [frame for frame in stack if file and frame.filename == os.path.abspath(file)]
+        send("late", f"; in line {own[-1].lineno}, `{own[-1].line}`" if own else "")
+    timer = threading.Timer(seconds, late)
+    timer.daemon = True
+    timer.start()
+    try:
+        found = work(lambda words: send("said", words), *args)
+    except (Exception, SystemExit) as error:
+        known = isinstance(error, (RuleError, ValueError))
+        send("failed", f"{'' if known else f'{type(error).__name__}: '}{error}")
+    else:
+        send("done", found)

@@ -135,6 +135,15 @@ def blaming(what, file, work):
         raise RuleError(f"{what}: {place}{type(error).__name__}: {error}") from error
 
 
+def load_module(path, name):
+    """A reader's Python file -> its module. Raises what the file raises."""
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    # dataclasses look their module up there
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def load_file(name, text, wanted):
     """The function called `wanted` of a file, or of a name in this folder -> function, path. Raises
     ValueError."""
@@ -143,11 +152,8 @@ def load_file(name, text, wanted):
         raise ValueError(f"--{wanted} {text}: " + (
             f"{path} does not exist" if name.endswith(".py") else
             f"unknown; choose one of {', '.join(named())}, or the path of a .py file"))
-    spec = importlib.util.spec_from_file_location(f"{wanted}_{path.stem}", path.absolute())
-    # dataclasses look their module up there
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        module = load_module(path, f"{wanted}_{path.stem}")
     except (Exception, SystemExit) as error:
         raise ValueError(
             f"--{wanted} {text}: {path} fails with {type(error).__name__}: {error}") from error
@@ -174,7 +180,7 @@ def resolve_look(text):
             answer = blaming(what, file, lambda: look(tokens, state))
             if not isinstance(answer, tuple) or len(answer) != 2:
                 raise RuleError(f"{what}: look(tokens, state) must return two things, the logits "
-                                f"and the next state (None if it keeps nothing)")
+                                "and the next state (None if it keeps nothing)")
             logits, shape = answer[0], (*tokens.shape, model.config.vocab_size)
             if (not isinstance(logits, torch.Tensor) or logits.shape != shape
                     or not logits.is_floating_point() or logits.device != tokens.device):
