@@ -1,16 +1,10 @@
 """`python -m lab rules`: the board of decoding rules, each on the perfect model of the toy set, on
 trained weights, and on weaker ones, greedy and sampled."""
-import argparse
-import contextlib
-import csv
-import faulthandler
-import hashlib
-import io
 import json
-import os
 import shutil
 import statistics
 import sys
+import textwrap
 import time
 from typing import NamedTuple
 
@@ -21,11 +15,11 @@ from data import toy
 from data.exact import fewest_passes
 from lab import drawing
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, write
-from lab.evaluate import THRESHOLD, Scenes, caption, decoded, exact_way, mistakes, now, shares
+from lab.evaluate import THRESHOLD, Scenes, decoded, exact_way, graded, now, shares
 from lab.grading import apart, files_of
 from lab.intervals import mean_interval, wilson
-from lab.models import digest
-from lab.results import FIGURES, measured, table, where, write_part
+from lab.results import FIGURES, in_csv, measured, table_of, where, write_part
+from lab.shell import commit, reporting
 from lab.trace import counting
 from mini_dimple import decode_ar
 from rules import RuleError, resolve, resolve_look
@@ -39,12 +33,10 @@ RULES = (*(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.95)), *COUNTS,
 BLOCKS = ("exact", "trained", "weak")
 WAYS = {"greedy": 0.0, "sampled": 1.0}  # temperature
 WORSE = 0.02  # than one token at a time: too much for the front
+AR = "AR phase, greedy, KV cache"
 KEPT = ROOT / "weights" / "board.json"
-CODE = ("mini_dimple.py", "tokenizer.py", "data/*.py", "rules/__init__.py", "lab/evaluate.py",
-        "lab/intervals.py", "lab/board.py")
 N_SCENES = 300
-TIMEOUT_S = 600   # for a file of a folder
-MEMORY = 2 ** 32  # bytes that it may take on a CPU
+TIMEOUT_S = 600  # for a file of a folder
 
 
 class Weights(NamedTuple):
@@ -83,24 +75,15 @@ def load_weights(args, device, weak=True):
 
 # ---------------------------------------------------------------- one rule
 
-class Outcome(NamedTuple):
-    """Of one rule in one block, greedy or sampled: what the pairs need, one of each per scene, and
-    the figures."""
-    right: list
-    passes: list
-    figures: dict
-
-
 def grade_rule(way, scenes):
-    """Decode all scenes in batches by `way(rows)` -> Outcome."""
-    found = caption(way, scenes)
-    wrong, n = mistakes(found, scenes.split, scenes.board), len(found.texts)
-    right = [one is None for one in wrong]
-    low, high = wilson(sum(right), n)
-    return Outcome(right, found.passes, dict(
-        right=sum(right) / n, right_low=low, right_high=high, passes=statistics.fmean(found.passes),
-        iterations=statistics.fmean(found.iterations), mistakes=shares(wrong),
-        ms_batch_64=1000 * found.seconds / n))
+    """Decode all scenes in batches by `way(rows)` -> Captions, and a row's figures."""
+    found = graded(way, scenes)
+    n, hits = len(found.texts), sum(found.right)
+    low, high = wilson(hits, n)
+    return found, dict(
+        right=hits / n, right_low=low, right_high=high, passes=statistics.fmean(found.passes),
+        iterations=statistics.fmean(found.iterations), mistakes=shares(found.wrong),
+        ms_batch_64=1000 * found.seconds / n)
 
 
 def alone(way, scenes, model, n=16):
@@ -115,10 +98,10 @@ def alone(way, scenes, model, n=16):
     return dict(ms_batch_1=1000 * statistics.median(seconds), tokens_computed=sum(tokens) / n)
 
 
-def against(outcome, base):
+def against(row, base):
     """A rule beside `BASE` in the same block, scene by scene."""
-    pairs = list(zip(outcome.right, base["right"]))
-    more, low, high = mean_interval([[a - b for a, b in zip(outcome.passes, base["passes"])]])
+    pairs = list(zip(row["right"], base["right"]))
+    more, low, high = mean_interval([[a - b for a, b in zip(row["passes"], base["passes"])]])
     return dict(won=sum(a > b for a, b in pairs), lost=sum(a < b for a, b in pairs),
                 more_passes=more, more_passes_low=low, more_passes_high=high)
 
@@ -140,8 +123,9 @@ class Measuring:
                                     temperature=temperature)
 
     def rule(self, rule, say=lambda words: None):
-        """-> {(block, way): Outcome}. `say(words)` tells how far it is, iteration by iteration."""
-        found = {}
+        """-> its figures (dict) by (block, way), and its `right` and `passes` scene by scene.
+        `say(words)` tells how far it is, iteration by iteration."""
+        figures, scenes = {}, {}
 
         def told(step):
             say(f"on {block}, {name}: iteration {step.iteration + 1} of at most {step.limit}")
@@ -149,16 +133,17 @@ class Measuring:
         for block in BLOCKS:
             for name, temperature in WAYS.items():
                 way = self.way(block, told, temperature)
-                found[block, name] = outcome = grade_rule(way, self.scenes)
+                found, figures[block, name] = grade_rule(way, self.scenes)
+                scenes[f"{block} {name}"] = dict(right=found.right, passes=found.passes)
                 if (block, name) == ("trained", "greedy"):
-                    outcome.figures.update(alone(way, self.scenes, self.weights.models["trained"]))
-        return found
+                    figures[block, name] |= alone(way, self.scenes, self.weights.models[block])
+        return figures, scenes
 
     def ar(self):
         """The baseline's figures."""
         model, config = self.weights.ar, self.scenes.config
         way = lambda rows: decode_ar(model, *self.scenes[rows][:2], config.window)
-        return grade_rule(way, self.scenes).figures | alone(way, self.scenes, model)
+        return grade_rule(way, self.scenes)[1] | alone(way, self.scenes, model)
 
 
 def measure_apart(say, text, args, device):
@@ -169,45 +154,16 @@ def measure_apart(say, text, args, device):
 
 # ---------------------------------------------------------------- rows, and those that are kept
 
-def rows_of(name, yours, found, base):
-    """A rule's outcomes as rows, one for each block and way."""
-    return [dict(rule=name, yours=yours, block=block, way=way, **outcome.figures,
-                 **against(outcome, base[f"{block} {way}"]))
-            for (block, way), outcome in found.items()]
-
-
-def stamp(text):
-    """What a kept row of this rule depends on, but for the weights."""
-    file = f"rules/{text.split(':')[0]}.py"
-    return digest(*CODE, *[file] if (ROOT / file).exists() else [])
-
-
-def setting(args, device):
-    """What all kept rows depend on; None if rows so measured are not kept."""
-    paths = args.checkpoint, args.weak_checkpoint, args.ar_checkpoint
-    usual = (paths == (SHIPPED, SHIPPED_WEAK, SHIPPED_AR) and args.look == "prefilled"
-             and args.length is None and device.type == "cpu")
-    return dict(scenes=args.scenes, weights=[
-        hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in paths]) if usual else None
-
-
-def untimed(row):
-    """A row without its times: another machine's cannot be compared with this one's."""
-    return {key: value for key, value in row.items() if not key.startswith("ms_")}
-
-
-def kept_rows(wanted):
-    """-> what `KEPT` has for this setting and this code: {"base": .., "rows": {rule: rows}}."""
-    nothing = dict(setting=wanted, base={}, rows={}, stamps={})
-    try:
+def read_kept(args):
+    """What `KEPT` has, if these options ask for the same: rows by rule, the scenes of `BASE`, the
+    row of AR, and their date, commit and machine."""
+    usual = ((args.checkpoint, args.weak_checkpoint, args.ar_checkpoint, args.look, args.length)
+             == (SHIPPED, SHIPPED_WEAK, SHIPPED_AR, "prefilled", None))
+    if usual and not args.write:  # which measures everything
         kept = json.loads(KEPT.read_text("utf-8"))
-        if wanted is None or kept["setting"] != wanted or kept["stamps"][BASE] != stamp(BASE):
-            return nothing
-        rows = {rule: rows for rule, rows in kept["rows"].items()
-                if kept["stamps"][rule] == stamp(rule)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return nothing
-    return kept | dict(rows=rows)
+        if kept["n_scenes"] == args.scenes:
+            return kept
+    return dict(rows={}, base=None, ar=None)
 
 
 def mark_front(rows):
@@ -226,156 +182,106 @@ def mark_front(rows):
                     for other in good)
 
 
-def failures(broken, mine):
-    """Rows for rules that have no others."""
-    return [dict(rule=text, yours=text in mine, error=in_line(error))
-            for text, error in broken.items()]
-
-
-def measure(args, device, mine, chosen, broken, files):
-    """The rules `chosen`, text -> rule, on held-out scenes -> rows, the AR baseline's last; which
-    were kept from an earlier run, and whether that was on this machine; the fewest passes, in
-    words. Rules that fail go into `broken`, text -> error; if none is left, the first is raised.
-    `files`: those of them that are measured in a process of their own; the CSV is written after
-    each."""
-    wanted = setting(args, device)
-    kept = kept_rows(wanted)
-    here = kept.get("where") == where(device)
-    if args.write and not here:  # nothing of another machine goes under this one's name
-        kept = kept_rows(None)
-    elif not here and kept["rows"]:
-        kept["ar"] = untimed(kept["ar"])
-        kept["rows"] = {rule: [*map(untimed, found)] for rule, found in kept["rows"].items()}
-    measuring, base, rows = Measuring(args, device), kept["base"], []
-    toy_set, objects = measuring.weights.board, measuring.scenes.objects
-    order = sorted(chosen, key=lambda text: text != BASE)  # what the others are compared with
-    if BASE not in chosen and not base:
-        order.insert(0, BASE)
-    stems, new = [rule.__name__ for rule in chosen.values() if rule], {}
-    for text in tqdm(order, desc="rules", disable=None):
-        if text in kept["rows"] and text not in mine:
-            rows += kept["rows"][text]
+def measure(measuring, rules, yours, files, kept, args, device):
+    """`rules`: text -> rule, None for one of the `files`, which are measured in a process of their
+    own -> text -> rows of each rule; text -> error of those that failed; the scenes of `BASE`."""
+    rows, errors, base = {}, {}, kept["base"]
+    first = [] if base else [BASE]  # what the others are compared with
+    for text in tqdm(dict.fromkeys([*first, *rules]), desc="rules", disable=None):
+        if text in kept["rows"] and text not in yours:
+            rows[text] = kept["rows"][text]
             continue
-        start, name = time.perf_counter(), text
+        start = time.perf_counter()
         try:
             if text in files:
-                found = apart(measure_apart, text, args, device, seconds=args.timeout, file=text)
+                figures, scenes = apart(measure_apart, text, args, device, seconds=args.timeout,
+                                        file=text)
             else:
-                rule = chosen.get(text) or resolve(text)
-                if stems.count(rule.__name__) < 2:  # else mine.py of two folders
-                    name = rule.__name__
-                found = measuring.rule(rule)
-        except (RuleError, ValueError) as error:  # one bad file of many does not stop the board
-            broken[text] = error
+                figures, scenes = measuring.rule(rules.get(text) or resolve(text))
+        except RuleError as error:
+            errors[text] = " ".join(str(error).split())
         else:
-            if text == BASE:
-                base = {" ".join(key): dict(right=outcome.right, passes=outcome.passes)
-                        for key, outcome in found.items()}
-            if not base:
-                raise broken[BASE]
-            new[text] = rows_of(name, text in mine, found, base)
-            rows += new[text] if text in chosen else []
+            base = scenes if text == BASE else base
+            rows[text] = [dict(rule=text, yours=text in yours, block=block, way=way, **one,
+                               **against(scenes[f"{block} {way}"], base[f"{block} {way}"]))
+                          for (block, way), one in figures.items()]
         if text in files:
-            tqdm.write(f"{files.index(text) + 1}/{len(files)} {in_cell(text)}: "
-                       f"{in_cell(broken.get(text, 'measured'))} "
-                       f"({time.perf_counter() - start:.0f} s)", sys.stderr)
-            write_csv(args.csv, rows + failures(broken, mine))
-    if not rows:
-        raise next(iter(broken.values()))  # a look that fails under every rule, say
-    ar = kept.get("ar") or measuring.ar()
-    if args.write and wanted and not mine and not args.only:
-        every = {text: found for text, found in {**kept["rows"], **new}.items() if text in RULES}
-        state = dict(setting=wanted, where=where(device), base=base, rows=every, ar=ar,
-                     stamps={text: stamp(text) for text in every})
-        write(KEPT, lambda file: file.write((json.dumps(state) + "\n").encode()))
-    mark_front(rows)
-    rows.sort(key=lambda row: (BLOCKS.index(row["block"]), row["passes"]))
-    baseline = dict(rule="AR phase, greedy, KV cache", yours=False, front=False, block="trained",
-                    way="greedy")
-    fewest = "" if toy_set.order == "free" else (
-        f" ({statistics.fmean(fewest_passes(toy_set, n) for n in objects):.2f} passes "
-        "always suffice, and fewer do not)")
-    old = [text for text in chosen if text not in new and text not in broken]
-    return [*rows, baseline | ar], old, here, fewest
+            tqdm.write(f"{files.index(text) + 1}/{len(files)} {text}: "
+                       f"{errors.get(text, 'measured')} ({time.perf_counter() - start:.0f} s)",
+                       sys.stderr)
+            write_csv(args.csv, rows, errors)
+    return rows, errors, base
 
 
 # ---------------------------------------------------------------- what is printed and drawn
 
-HEAD = ("rule", "", "fully right", "95% interval", "at temperature 1", "passes",
-        "at temperature 1", f"against {BASE}: won, lost", "passes more", "mistakes")
-TIMES = ("tokens computed", "ms per caption, batch 1", "batch 64")
+def on_screen(rows, errors, yours):
+    """The board in at most 120 columns, a line for each rule: yours first, those right most often
+    first, of these the fastest; then the others by passes on the trained weights."""
+    def worth(text):
+        of = rows[text]
+        return -sum(row["right"] for row in of), sum(row["passes"] for row in of)
+
+    def line(text):
+        by = {(row["block"], row["way"]): row for row in rows[text]}
+        words = [f"{text if len(text) <= 30 else '…' + text[-29:]:30s}"]
+        for block in BLOCKS:
+            greedy, sampled = by.get((block, "greedy")), by.get((block, "sampled"))
+            words.append(" " * 22 if not greedy else (
+                f"{'●' if greedy['front'] else ' '}{100 * greedy['right']:5.1f} "
+                + (f"{100 * sampled['right']:5.1f}" if sampled else " " * 5)
+                + f" {greedy['passes']:6.2f}   "))
+        row = by["trained", "greedy"]
+        won = f"{row['won']}, {row['lost']}" if "won" in row else ""
+        return f"{'  '.join(words)} {won:>8s}  {row['tokens_computed']:6.0f}".rstrip()
+    mine = sorted((text for text in yours if text in rows), key=worth)
+    others = sorted((text for text in rows if text not in yours),
+                    key=lambda text: next(row["passes"] for row in rows[text]
+                                          if (row["block"], row["way"]) == ("trained", "greedy")))
+    blocks = "  ".join(f" {block:21s}" for block in BLOCKS)
+    under = "  ".join([f" {'right':>5s} {'T = 1':>5s} {'passes':>6s}   "] * len(BLOCKS))
+    head = [f"{'':30s}  {blocks} won, lost  tokens", f"{'rule':30s}  {under}"]
+    return "\n".join([
+        *head, *map(line, mine), *(f"{text}: {errors[text]}" for text in errors),
+        *([""] if mine or errors else []), *map(line, others)])
 
 
-def in_line(value):
-    """Any text as part of a line."""
-    return " ".join(str(value).split())
+WORDS = (f"Right: % of captions, greedy and sampled at T = 1. ● on the front: at most "
+         f"{100 * WORSE:.0f} points below one token at a time ({ONE_BY_ONE}), and no such rule is "
+         "as right in as few passes, and better in one of the two. A pass runs the model once, a "
+         f"rule's own looks counted. Won, lost: scenes that only this rule, or only {BASE}, has "
+         "right, trained. Tokens: positions that the model computes for a caption, trained.")
 
 
-def in_cell(value):
-    """`in_line`, in a table's cell, too."""
-    return in_line(value).replace("|", "\\|")
-
-
-def cells(row, sampled, times):
-    """A rule in one block, `row` greedy, `sampled` at temperature 1, as a line of its table."""
-    def of(wanted, row):
-        """`wanted` filled from the row; nothing where it does not have that."""
-        try:
-            return wanted.format(**row)
-        except KeyError:
-            return ""
-    wrong = ", ".join(f"{kind} {share:.0%}" for kind, share in row["mistakes"].items()
-                      if share >= 0.005)
-    line = [f"`{in_cell(row['rule'])}`", "●" * row["front"] + "★" * row["yours"],
-            f"{row['right']:.1%}", "{right_low:.1%} to {right_high:.1%}".format(**row),
-            of("{right:.1%}", sampled),
-            f"{row['passes']:.2f}", of("{passes:.2f}", sampled), of("{won}, {lost}", row),
-            of("{more_passes:+.2f} ({more_passes_low:+.2f} to {more_passes_high:+.2f})", row),
-            wrong]
-    return line + [of(wanted, row) for wanted in (
-        "{tokens_computed:.0f}", "{ms_batch_1:.1f}", "{ms_batch_64:.2f}")] * times
-
-
-def tables(rows, broken, mine, fewest):
-    """The board in Markdown: a table for each block. `fewest`: passes that always suffice."""
+def in_markdown(rows, fewest):
+    """The board for docs/results.md: a table for each block. `fewest`: passes that always
+    suffice."""
     parts = []
-    for block, about in zip(BLOCKS, (
-            f"On the exact posterior, the perfect model{fewest}", "On the trained weights",
-            "On weaker weights")):
-        here, times = [row for row in rows if row["block"] == block], block == "trained"
-        sampled = {row["rule"]: row for row in here if row["way"] == "sampled"}
-        lines = [cells(row, sampled.get(row["rule"], {}), times) for row in here
-                 if row["way"] == "greedy"]
-        head = HEAD + TIMES * times
-        lines += [[f"`{in_cell(text)}`", "★" * (text in mine), in_cell(error),
-                   *[""] * (len(head) - 3)] for text, error in broken.items()]
-        parts.append(f"{about}:\n\n{table(head, lines)}")
+    for block, about in zip(BLOCKS, (f"the exact posterior, the perfect model{fewest}",
+                                     "the trained weights", "weaker weights")):
+        lines = []
+        for row in sorted((row for row in rows if (row["block"], row["way"]) == (block, "greedy")),
+                          key=lambda row: row["passes"]):
+            sampled = next((other for other in rows if other["way"] == "sampled" and (
+                other["rule"], other["block"]) == (row["rule"], block)), {})
+            of = lambda wanted, name, found=row: wanted.format(**found) if name in found else ""
+            lines.append({
+                "rule": f"`{row['rule']}`", "": "●" * row["front"],
+                "fully right": f"{row['right']:.1%}",
+                "95% interval": "{right_low:.1%} to {right_high:.1%}".format(**row),
+                "T = 1": of("{right:.1%}", "right", sampled), "passes": f"{row['passes']:.2f}",
+                "passes, T = 1": of("{passes:.2f}", "passes", sampled),
+                f"against {BASE}: won, lost": of("{won}, {lost}", "won"),
+                "passes more": of("{more_passes:+.2f} ({more_passes_low:+.2f} to "
+                                  "{more_passes_high:+.2f})", "won"),
+                "mistakes": ", ".join(f"{kind} {share:.0%}" for kind, share in
+                                      row["mistakes"].items() if share >= 0.005)})
+            if block == "trained":
+                lines[-1] |= {"tokens computed": f"{row['tokens_computed']:.0f}",
+                              "ms per caption, batch 1": f"{row['ms_batch_1']:.1f}",
+                              "batch 64": f"{row['ms_batch_64']:.2f}"}
+        parts.append(f"On {about}:\n\n{table_of(lines)}")
     return "\n\n".join(parts)
-
-
-def summary(files, rows, broken):
-    """In Markdown a line for each file of a folder, and `BASE`'s if it is shown: those right most
-    often first (the mean of all blocks, greedy and sampled), of these the fastest; then those that
-    failed."""
-    found = {}
-    for row in rows:
-        if row["rule"] in (BASE, *files):
-            found.setdefault(row["rule"], {})[row["block"], row["way"]] = row
-    worth = lambda item: (sum(row["right"] for row in item[1].values()),
-                          -sum(row["passes"] for row in item[1].values()))
-    lines = []
-    for text, of in sorted(found.items(), key=worth, reverse=True):
-        greedy = [of[block, "greedy"] for block in BLOCKS]
-        lines.append([
-            f"`{in_cell(text)}`",
-            *(" / ".join(f"{of[block, way]['right']:.1%}" for way in WAYS) for block in BLOCKS),
-            " / ".join(f"{row['passes']:.2f}" for row in greedy),
-            " / ".join(f"{row['won']}, {row['lost']}" for row in greedy)])
-    lines += [[f"`{in_cell(text)}`", in_cell(broken[text]), *[""] * 4]
-              for text in files if text in broken]
-    each = " / ".join(BLOCKS)
-    return table(["file", f"{BLOCKS[0]}: right, {' / '.join(WAYS)}", *BLOCKS[1:],
-                  f"passes, greedy: {each}", f"won, lost against `{BASE}`: {each}"], lines)
 
 
 def labels(rows):
@@ -396,72 +302,60 @@ def draw(path, rows, block):
     """The rules of a block, greedy, as marks: passes and share right."""
     rows = [row for row in rows if row["block"] == block and row["way"] == "greedy"]
     names = labels(rows)
-
-    def point(row):
-        low, high = row["right_low"], row["right_high"]
-        return row["passes"], 100 * row["right"], 100 * low, 100 * high, names[row["rule"]]
     groups = {"on the front": [r for r in rows if r["front"] and not r["yours"]],
               "others": [r for r in rows if not r["front"] and not r["yours"]],
               "yours": [r for r in rows if r["yours"]]}
-    series = [drawing.Series(name, [point(row) for row in members], name == "on the front",
-                             name != "others") for name, members in groups.items() if members]
+    series = [drawing.Series(name, [(
+        row["passes"], *(100 * row[key] for key in ("right", "right_low", "right_high")),
+        names[row["rule"]]) for row in members], name == "on the front", name != "others")
+        for name, members in groups.items() if members]
     drawing.chart(path, series, "passes per caption", "fully right, %",
                   f"Decoding rules, {block} weights, greedy")
 
 
-def in_csv(rows):
-    """Rows of different keys as one CSV; a dict as JSON."""
-    lines = io.StringIO()
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(lines, keys, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: json.dumps(value) if isinstance(value, dict) else value
-                      for key, value in row.items()} for row in rows)
-    return lines.getvalue()
-
-
-def write_csv(path, rows):
+def write_csv(path, rows, errors, ar=()):
     """If there is a path. Bytes of a file's name that are no text become "?"."""
+    every = [*(row for of in rows.values() for row in of), *ar,
+             *(dict(rule=text, error=error) for text, error in errors.items())]
     if path:
-        write(path, lambda file: file.write(in_csv(rows).encode(errors="replace")))
+        write(path, lambda file: file.write(in_csv(every).encode(errors="replace")))
+    return every
 
 
 def board(args, device, command):
     """Prints the board, draws it, and returns its rows, dicts, one for each rule, block and way."""
-    start, mine, files, chosen, broken = time.perf_counter(), [], [], {}, {}
-    for text in dict.fromkeys(args.rule or []):
-        found = files_of(text)
-        files += [file for file in found if file not in files]
-        mine += found or [text]
-    for text in [*mine, *(args.only or RULES)]:  # yours first: its mistakes cost no wait
-        try:
-            chosen[text] = None if text in files else resolve(text)
-        except ValueError as error:
-            broken[text] = error
-    if broken and len(broken) == len(set(mine)) + len(args.only or []):
-        raise next(iter(broken.values()))
-    rows, old, here, fewest = measure(args, device, mine, chosen, broken, files)
-    seconds, every = time.perf_counter() - start, rows + failures(broken, mine)
-    write_csv(args.csv, every)
-    said = (f"{args.scenes} held-out scenes, look {args.look}; {seconds:.0f} s. Fully right: "
-            f"greedy, with Wilson's 95% interval over scenes. ● on the front: at most "
-            f"{100 * WORSE:.0f} points below one token at a time (`{ONE_BY_ONE}`), and no such "
-            "rule is as right in as few passes, and better in one of the two. ★ yours. A pass runs "
-            "the model once, a rule's own looks counted. Won, lost: scenes that only this rule, or "
-            f"only `{BASE}`, has right. Mistakes: greedy, from 0.5% on.")
-    if old:
-        said += (f" {len(old)} rules as {KEPT.relative_to(ROOT)} keeps them, "
-                 f"{'of earlier runs' if here else 'without their times, of another machine'}.")
-    text = f"{said}\n\n{tables(rows, broken, mine, fewest)}"
-    print(f"{where(device)}; {text}")
-    if files:
-        print(f"\nThe files, those right most often first:\n\n{summary(files, rows, broken)}")
+    with reporting(ValueError, OSError):
+        files = [file for text in args.rule or [] for file in files_of(text)]
+        yours = [one for text in args.rule or [] for one in files_of(text) or [text]]
+        rules = {text: None if text in files else resolve(text)
+                 for text in dict.fromkeys([*yours, *(args.only or RULES)])}
+        measuring, kept = Measuring(args, device), read_kept(args)
+    rows, errors, base = measure(measuring, rules, yours, files, kept, args, device)
+    ar = kept["ar"] or dict(rule=AR, yours=False, block="trained", way="greedy", front=False,
+                            **measuring.ar())
+    shown = {text: of for text, of in rows.items() if text in rules}
+    flat = [row for of in shown.values() for row in of]
+    mark_front(flat)
+    every = write_csv(args.csv, shown, errors, [ar])
+    print(f"{where(device)}; {args.scenes} held-out scenes, look {args.look}\n")
+    print(on_screen(shown | {AR: [ar]}, errors, yours), textwrap.fill(WORDS, 120), sep="\n\n")
+    if old := [text for text in shown if text in kept["rows"] and text not in yours]:
+        print(f"\n{len(old)} rules and AR as weights/board.json keeps them: {kept['date']}, commit "
+              f"{kept['commit']}, {kept['where']}. --rule NAME measures one anew.")
     weak = args.picture.with_name(f"{args.picture.stem}_weak{args.picture.suffix}")
-    draw(args.picture, rows[:-1], "trained")
-    draw(weak, rows[:-1], "weak")
-    print(f"\nas pictures: {args.picture}, {weak}")
+    draw(args.picture, flat, "trained")
+    draw(weak, flat, "weak")
     if args.write:
+        if not args.only and not yours:
+            state = dict(date=time.strftime("%Y-%m-%d"), commit=commit(), where=where(device),
+                         n_scenes=args.scenes, base=base, rows=rows, ar=ar)
+            write(KEPT, lambda file: file.write((json.dumps(state) + "\n").encode()))
         for path, name in ((args.picture, "rules.png"), (weak, "rules_weak.png")):
             shutil.copy(path, FIGURES / name)
-        write_part("rules", f"{measured(command, device)}\n\n{text}")
+        toy_set, fewest = measuring.weights.board, ""
+        if toy_set.order == "reading":
+            counts = [fewest_passes(toy_set, n) for n in measuring.scenes.objects]
+            fewest = f" ({statistics.fmean(counts):.2f} passes always suffice, and fewer do not)"
+        write_part("rules", f"{measured(command, device)}\n\n{WORDS}\n\n"
+                            f"{in_markdown([*flat, ar], fewest)}")
     return every

@@ -5,7 +5,6 @@ import math
 import random
 import shutil
 import statistics
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -13,18 +12,18 @@ from tqdm import tqdm
 
 from data import toy
 from lab import drawing
-from lab.board import RULES, in_csv
 from lab.checkpoint import write
-from lab.evaluate import THRESHOLD, batches, caption, decoded, exact_way, graded, mistakes
+from lab.evaluate import THRESHOLD, batches, decoded, exact_way, graded
 from lab.intervals import gap_interval, in_percent, in_points, mean_interval, share_interval
-from lab.models import Lab, Recipe, digest
-from lab.results import FIGURES, measured, table, where, write_part
+from lab.models import Lab, Recipe
+from lab.results import FIGURES, in_csv, measured, table_of, where, write_part
 from lab.variants import unseen
 from mini_dimple import decode, decode_ar, full, prefilled
 from rules import resolve
 
 FAILED = 0.9  # a run that ends below this share fully right counts as failed
 MANY, SOME, FEW = 5, 3, 2  # seeds: where a verdict hangs on it, elsewhere, of a side issue
+DEFAULT_RULE = f"confident:{THRESHOLD}"
 
 
 class Asked(NamedTuple):
@@ -34,42 +33,42 @@ class Asked(NamedTuple):
 
 
 class Finding(NamedTuple):
-    """What a claim's measurement gives."""
-    text: str        # Markdown
-    rows: list       # dicts, for the CSV
-    charts: dict = {}  # name of the PNG -> (list of Series, x label, y label, title)
+    """What a claim's measurement gives: tables, lists of rows (dicts) under a line of text each,
+    and charts, name of the PNG -> arguments of `drawing.chart`."""
+    tables: dict
+    charts: dict = {}
 
 
-def columns(grades):
-    """[(right, what is wrong, iterations) of each seed] -> three lists over seeds."""
-    return [list(column) for column in zip(*grades)]
+def right(found):
+    """Captions of each seed -> right[seed][scene]."""
+    return [captions.right for captions in found]
 
 
-def figures(label, grades):
-    """The row of a CSV that every claim shares."""
-    right, wrong, iterations = columns(grades)
-    share, low, high = share_interval(right)
-    kinds = Counter(kind for one in wrong for kind in one if kind)
-    return dict(label=label, right=share, right_low=low, right_high=high,
-                iterations=mean_interval(iterations)[0],
-                each_seed=" ".join(f"{statistics.fmean(r):.4f}" for r in right),
-                mistakes={kind: n / sum(map(len, wrong)) for kind, n in kinds.most_common()})
+def iterations(found):
+    return [captions.iterations for captions in found]
 
 
-def right_and_iterations(grades):
-    """Two cells of a table, with their intervals."""
-    right, _, iterations = columns(grades)
-    many = "{:.2f} ({:.2f} to {:.2f})".format(*mean_interval(iterations))
-    return in_percent(share_interval(right)), many
+def cells(found):
+    """What most tables say of the Captions of each seed."""
+    return {"fully right": in_percent(share_interval(right(found))),
+            "iterations": f"{mean_interval(iterations(found))[0]:.2f}"}
 
 
-def percentages(row):
-    """A point's height and error bar."""
-    return [100 * row[key] for key in ("right", "right_low", "right_high")]
+def failed(found):
+    return f"{sum(statistics.fmean(one) < FAILED for one in right(found))} of {len(found)}"
 
 
-def failed(right):
-    return f"{sum(statistics.fmean(one) < FAILED for one in right)} of {len(right)}"
+def percentages(found):
+    """Of a chart: a point's height and the ends of its error bar."""
+    return [100 * share for share in share_interval(right(found))]
+
+
+def against(a, b):
+    """right[seed][scene] of a minus b: points, interval, and a word."""
+    gap = gap_interval(a, b)
+    _, low, high = gap
+    word = "better" if low > 0 else "worse" if high < 0 else "no difference seen"
+    return f"{in_points(gap)}: {word}"
 
 
 def in_nats(values):
@@ -83,70 +82,48 @@ def nats_gap(a, b):
     return "{:+.4f} ({:+.4f} to {:+.4f})".format(*gap) if min(len(a), len(b)) > 1 else ""
 
 
-def verdict(gap):
-    """A difference's interval in a word."""
-    _, low, high = gap
-    return "better" if low > 0 else "worse" if high < 0 else "no difference seen"
-
-
 # ---------------------------------------------------------------- recipe
 
 EXAMPLES = (500, 2000)  # seen many times: 1,200 batches are 171 or 39 epochs
 
 
-def budgets(lab):
-    """The default recipe, and at three quarters and half of its steps."""
-    ar, diffusion = lab.default[:2]
-    return [Recipe(max(1, ar * part // 4), max(1, diffusion * part // 4)) for part in (4, 3, 2)]
-
-
 def recipe_pairs(lab):
-    """What is compared: steps, examples -> AR first and diffusion alone, and how many seeds."""
-    pairs = [(made, None, MANY) for made in budgets(lab)]
-    pairs += [(lab.default._replace(examples=n), n, SOME) for n in EXAMPLES]
-    for first, examples, seeds in pairs:
-        yield first, first._replace(ar_steps=0, diffusion_steps=first.steps), examples, seeds
+    """What is compared: AR first and diffusion alone, of as many steps, and how many seeds: the
+    default recipe, at three quarters and half of its steps, and with few examples."""
+    ar, diffusion = lab.default[:2]
+    pairs = [(Recipe(max(1, ar * part // 4), max(1, diffusion * part // 4)), MANY)
+             for part in (4, 3, 2)]
+    pairs += [(lab.default._replace(examples=n), SOME) for n in EXAMPLES]
+    return [(first, first._replace(ar_steps=0, diffusion_steps=first.steps), seeds)
+            for first, seeds in pairs]
 
 
 def recipe_plan(lab):
-    plan = {}
-    for first, alone, examples, seeds in recipe_pairs(lab):
-        for made, name in ((first, "AR first"), (alone, "diffusion alone")):
-            plan[f"{made.steps} steps, {examples or 'all'} examples, {name}"] = Asked(made, seeds)
-    return plan
+    return {made.name(): Asked(made, seeds)
+            for first, alone, seeds in recipe_pairs(lab) for made in (first, alone)}
 
 
 def measure_recipe(lab, plan):
-    rows, cells, gaps, curves = [], [], [], {}
-    for first, alone, examples, seeds in recipe_pairs(lab):
-        right, nats = {}, {}
+    rows, gaps, curves = [], [], {}
+    for first, alone, seeds in recipe_pairs(lab):
+        found, nats = {}, {}
         for made, name in ((first, "AR, then diffusion"), (alone, "diffusion alone")):
-            grades = lab.grades(made, seeds)
-            right[name], nats[name] = columns(grades)[0], lab.above_floor(made, seeds)
-            row = dict(steps=made.steps, ar_steps=made.ar_steps, examples=examples or "",
-                       **figures(name, grades), failed=failed(right[name]),
-                       nats_above_floor=statistics.fmean(nats[name]))
-            rows.append(row)
-            cells.append([made.steps, examples or "all", name, made.ar_steps,
-                          in_nats(nats[name]), in_percent(share_interval(right[name])),
-                          failed(right[name]), f"{row['iterations']:.2f}"])
-            if not examples:
-                mean = statistics.fmean(nats[name])
-                curves.setdefault(name, []).append(
-                    (made.steps, mean, min(nats[name]), max(nats[name]), ""))
-        gap = gap_interval(*right.values())
-        gaps.append([first.steps, examples or "all", nats_gap(*nats.values()), in_points(gap),
-                     verdict(gap)])
-    text = "\n\n".join([
-        table(["steps", "examples", "recipe", "of them AR", "nats above the floor (range)",
-               "fully right", f"runs under {FAILED:.0%}", "iterations"], cells),
-        "AR first against diffusion alone, of as many steps and the same seeds:",
-        table(["steps", "examples", "nats above the floor", "points fully right",
-               "share right is"], gaps)])
+            found[name], nats[name] = lab.graded(made, seeds), lab.above_floor(made, seeds)
+            rows.append({"steps": made.steps, "examples": made.examples or "all", "recipe": name,
+                         "of them AR": made.ar_steps,
+                         "nats above the floor (range)": in_nats(nats[name]),
+                         f"runs under {FAILED:.0%}": failed(found[name]), **cells(found[name])})
+            if not made.examples:
+                point = statistics.fmean(nats[name]), min(nats[name]), max(nats[name])
+                curves.setdefault(name, []).append((made.steps, *point, ""))
+        gaps.append({"steps": first.steps, "examples": first.examples or "all",
+                     "nats above the floor": nats_gap(*nats.values()),
+                     "points fully right": against(*map(right, found.values()))})
     series = [drawing.Series(name, sorted(points), True, name != "diffusion alone")
               for name, points in curves.items()]
-    return Finding(text, rows, {"recipe": (series, "steps", "nats per token above the floor",
-                                           "What the steps buy")})
+    compared = "AR first against diffusion alone, of as many steps and the same seeds:"
+    return Finding({"": rows, compared: gaps}, {"recipe": (
+        series, "steps", "nats per token above the floor", "What the steps buy")})
 
 
 # ---------------------------------------------------------------- length
@@ -162,7 +139,7 @@ def length_plan(lab):
 
 
 def measure_length(lab, plan):
-    grades, early, rule = {}, {}, resolve(f"confident:{THRESHOLD}")
+    found, early, rule = {}, {}, resolve(DEFAULT_RULE)
 
     def decoding(model, scenes, window):
         def way(rows):
@@ -178,37 +155,28 @@ def measure_length(lab, plan):
                      for part in batches((scenes.lengths == n).nonzero()[:, 0], lab.device)]
             for window in (JUST, longest, trained, longest * 3 // 2, longest * 2, longest * 5 // 2,
                            longest * 3):
-                found = caption(decoding(model, scenes, window), scenes,
-                                alike if window == JUST else None)
-                wrong = mistakes(found, scenes.split, scenes.board)
+                captions = graded(decoding(model, scenes, window), scenes,
+                                  alike if window == JUST else None)
                 key = label, window
-                grades.setdefault(key, []).append(
-                    ([one is None for one in wrong], wrong, found.iterations))
+                found.setdefault(key, []).append(captions)
                 early.setdefault(key, []).append(
-                    [n + 1 < wanted for n, wanted in zip(found.tokens, scenes.lengths.tolist())])
-    rows, series, windows = [], [], list(dict.fromkeys(window for _, window in grades))
-    for label in plan:
-        mine = [dict(window=window, **figures(label, grades[label, window]),
-                     ends_too_early=share_interval(early[label, window])[0]) for window in windows]
-        rows += mine
-        x = lambda row: scenes.response_tokens if row["window"] == JUST else row["window"]
-        series.append(drawing.Series(label, [(x(row), *percentages(row), "") for row in mine], True,
-                                     not plan[label].recipe.variant))
-    right = {key: columns(found)[0] for key, found in grades.items()}
-    words, cells = {trained: f"{trained}, the longest trained"}, []
-    for window in windows:
-        cells.append([words.get(window, window), *(
-            f"{in_percent(share_interval(right[label, window]))}; "
-            f"{share_interval(early[label, window])[0]:.0%}" for label in plan)])
-    for window in (JUST, trained, longest * 2, longest * 3):
-        gaps = [gap_interval(right[label, window], right[label, longest]) for label in plan]
-        cells.append([f"{window} against {longest}: points",
-                      *(f"{in_points(gap)}: {verdict(gap)}" for gap in gaps)])
-    text = ("Fully right, and after the semicolon the share that ends too early:\n\n"
-            + table(["window, tokens", *plan], cells))
-    return Finding(text, rows, {"length": (
-        series, "window at decoding, tokens", "fully right, %",
-        "Does quality depend on the window?")})
+                    [n + 1 < wanted for n, wanted in zip(captions.tokens, scenes.lengths.tolist())])
+    windows = list(dict.fromkeys(window for _, window in found))
+    rows = [{"window, tokens": f"{window}, the longest trained" if window == trained else window,
+             **{label: f"{in_percent(share_interval(right(found[label, window])))}; "
+                       f"{share_interval(early[label, window])[0]:.0%}" for label in plan}}
+            for window in windows]
+    gaps = [{"window, tokens": f"{window} against {longest}: points",
+             **{label: against(right(found[label, window]), right(found[label, longest]))
+                for label in plan}} for window in (JUST, trained, longest * 2, longest * 3)]
+    x = lambda window: scenes.response_tokens if window == JUST else window
+    series = [drawing.Series(label, [(x(window), *percentages(found[label, window]), "")
+                                     for window in windows], True, not plan[label].recipe.variant)
+              for label in plan]
+    return Finding({"Fully right, and after the semicolon the share that ends too early:":
+                    rows + gaps}, {"length": (
+                        series, "window at decoding, tokens", "fully right, %",
+                        "Does quality depend on the window?")})
 
 
 # ---------------------------------------------------------------- confident
@@ -217,22 +185,17 @@ THRESHOLDS = (0.5, 0.7, 0.9, 0.95)
 COUNTS = (1, 2, 3, 4, 6, 8)
 
 
-def of_wording(lab, wording):
-    return Asked(lab.default, SOME) if wording == "two" else Asked(
-        lab.default._replace(wording=wording), 1)
-
-
 def confident_plan(lab):
-    return {f"wording {wording}": of_wording(lab, wording) for wording in toy.WORDINGS}
+    return {wording: Asked(lab.default._replace(wording=wording), SOME if wording == "two" else 1)
+            for wording in toy.WORDINGS}
 
 
-def by_length(grades, lengths):
+def by_length(found, lengths):
     """Iterations of the scenes of each length: (length, mean, low, high)."""
     points = []
     for n in lengths.unique().tolist():
         of_n = (lengths == n).nonzero()[:, 0].tolist()
-        found = [[iterations[i] for i in of_n] for _, _, iterations in grades]
-        points.append((n, *mean_interval(found)))
+        points.append((n, *mean_interval([[one[i] for i in of_n] for one in iterations(found)])))
     return points
 
 
@@ -245,48 +208,39 @@ def slope(points):
 
 
 def measure_confident(lab, plan):
-    rows, cells, series, trade = [], [], [], {}
-    default = f"confident:{THRESHOLD}"
-    for wording in toy.WORDINGS:
-        made, seeds = of_wording(lab, wording)
-        by_rule = {}
+    rows, series, trade = [], [], {"confident, by threshold": [], "fixed count per iteration": []}
+    for wording, (made, seeds) in plan.items():
+        found = {}
         names = [f"confident:{t}" for t in THRESHOLDS]
         names += [f"maskgit:{k}" for k in COUNTS] if wording == "two" else []
         for seed in lab.seeds(seeds):
             model, scenes = lab.model(made, seed)
             for name in names:
                 way = lambda rows: decoded(model, scenes[rows], resolve(name))
-                by_rule.setdefault(("trained", name), []).append(graded(way, scenes))
+                found.setdefault(("trained", name), []).append(graded(way, scenes))
         for name in names:  # of the last seed's scenes: all seeds have the same
-            by_rule["exact", name] = [graded(exact_way(scenes, resolve(name)), scenes)]
-        for (model_name, name), grades in by_rule.items():
-            points = by_length(grades, scenes.lengths)
-            row = dict(wording=wording, model=model_name, **figures(name, grades),
-                       iterations_per_token=slope(points),
-                       **{f"iterations_for_{n}": mean for n, mean, *_ in points})
-            rows.append(row)
-            cells.append([wording, model_name, f"`{name}`", *right_and_iterations(grades),
-                          f"{scenes.response_tokens / row['iterations']:.2f}",
-                          *(f"{mean:.2f}" for _, mean, *_ in points), f"{slope(points):.2f}"])
-            if name == default:
-                series.append(drawing.Series(
-                    f"{wording}, {model_name}", [(*point, "") for point in points], True,
-                    model_name == "trained"))
-            if wording == "two" and model_name == "trained":
-                kind, number = name.split(":")
-                trade.setdefault(kind, []).append((row["iterations"], *percentages(row), number))
-    lengths = [n for n, *_ in points]
-    text = table(["wordings", "model", "rule", "fully right", "iterations",
-                  "response tokens per iteration", *(f"for {n} tokens" for n in lengths),
-                  "iterations per token more"], cells)
-    names = {"confident": "confident, by threshold", "maskgit": "fixed count per iteration"}
-    trade = [drawing.Series(names[kind], sorted(points), True, kind == "confident")
-             for kind, points in trade.items()]
-    return Finding(text, rows, {
+            found["exact", name] = [graded(exact_way(scenes, resolve(name)), scenes)]
+        for (kind, name), captions in found.items():
+            points, mean = by_length(captions, scenes.lengths), mean_interval(iterations(captions))
+            rows.append({"wordings": wording, "model": kind, "rule": f"`{name}`", **cells(captions),
+                         "95% interval": f"{mean[1]:.2f} to {mean[2]:.2f}",
+                         "tokens per iteration": f"{scenes.response_tokens / mean[0]:.2f}",
+                         **{f"for {n} tokens": f"{m:.2f}" for n, m, *_ in points},
+                         "iterations per token more": f"{slope(points):.2f}"})
+            if name == DEFAULT_RULE:
+                series.append(drawing.Series(f"{wording}, {kind}", [(*p, "") for p in points],
+                                             True, kind == "trained"))
+            if (wording, kind) == ("two", "trained"):
+                which, number = name.split(":")
+                trade[list(trade)[which == "maskgit"]].append(
+                    (mean[0], *percentages(captions), number))
+    trade = [drawing.Series(name, sorted(points), True, "confident" in name)
+             for name, points in trade.items()]
+    return Finding({"": rows}, {
         "confident": (trade, "iterations per caption", "fully right, %",
                       "Confident decoding against fixed counts"),
         "confident_length": (series, "response length, tokens", "iterations",
-                             f"Iterations of {default}, by wordings")})
+                             f"Iterations of {DEFAULT_RULE}, by wordings")})
 
 
 # ---------------------------------------------------------------- prefill
@@ -304,35 +258,27 @@ PREFILLS = {"none": full, "as published": prefilled, NEVER: unseen}
 def measure_prefill(lab, plan):
     """Where it can hurt: the longer the decoding goes on, and the longer the window, the staler the
     prefix's keys and values."""
-    rows, cells = [], []
+    rows = []
     for label, (made, seeds) in plan.items():
-        ways = dict(PREFILLS)
-        if "prefix-mask" in made.variant:  # with it the two are one
-            ways = {"none": full, NEVER: unseen}
-        for rule_name, times in itertools.product((f"confident:{THRESHOLD}", "maskgit:1"), (1, 2)):
-            rule, grades = resolve(rule_name), {}
+        # with a prefix mask, "as published" and "never" are one
+        looks = {name: look for name, look in PREFILLS.items()
+                 if look is not prefilled or not made.variant}
+        for name, times in itertools.product((DEFAULT_RULE, "maskgit:1"), (1, 2)):
+            rule, found = resolve(name), {how: [] for how in looks}
             for seed in lab.seeds(seeds):
                 model, scenes = lab.model(made, seed)
                 window = model.config.window * times
                 masks = torch.full((lab.n_scenes, window), model.config.mask_id,
                                    device=lab.device)
-                for name, look in ways.items():
+                for how, look in looks.items():
                     way = lambda rows: decoded(
                         model, (*scenes[rows][:2], masks[rows]), rule, look)
-                    grades.setdefault(name, []).append(graded(way, scenes))
-            none = columns(grades["none"])[0]
-            for name in ways:
-                right = columns(grades[name])[0]
-                rows.append(row := dict(trained=label, rule=rule_name, window=window,
-                                        **figures(name, grades[name])))
-                gap = gap_interval(right, none)
-                cells.append([label, f"`{rule_name}`", window, name,
-                              in_percent(share_interval(right)),
-                              "" if name == "none" else f"{in_points(gap)}: {verdict(gap)}",
-                              f"{row['iterations']:.2f}"])
-    head = ["trained with", "rule", "window", "prefilling", "fully right",
-            "against none: points", "iterations"]
-    return Finding(table(head, cells), rows)
+                    found[how].append(graded(way, scenes))
+            rows += [{"trained with": label, "rule": f"`{name}`", "window": window,
+                      "prefilling": how, **cells(found[how]),
+                      "against none: points": "" if how == "none" else against(
+                          right(found[how]), right(found["none"]))} for how in looks]
+    return Finding({"": rows})
 
 
 # ---------------------------------------------------------------- priors
@@ -437,18 +383,16 @@ def measure_priors(lab, plan):
                 grades = [follow(t, prior, tokenizer, board, config)
                           for t, prior in zip(tokens, mine)]
                 results.setdefault((name, way), []).append(tuple(map(list, zip(*grades))))
-    rows, cells = [], []
+    rows = []
     for name in dict.fromkeys(name for name, _ in results):
-        cells.append([name])
-        for way in ("diffusion", "exact", "ar"):
-            kept, right = (share_interval(list(column)) for column in zip(*results[name, way]))
-            rows.append(dict(prior=name, way=way,
-                             **dict(zip(("kept", "kept_low", "kept_high"), kept)),
-                             **dict(zip(("right", "right_low", "right_high"), right))))
-            cells[-1] += [in_percent(kept)] * (way == "ar") + [in_percent(right)]
-    head = ["given", "diffusion: right (kept always, by construction)", "exact posterior: right",
-            "AR, told what precedes the first blank: kept", "kept and right"]
-    return Finding(table(head, cells), rows)
+        share = lambda way, which: in_percent(share_interval([one[which]
+                                                              for one in results[name, way]]))
+        rows.append({"given": name,
+                     "diffusion: right (kept always, by construction)": share("diffusion", 1),
+                     "exact posterior: right": share("exact", 1),
+                     "AR, told what precedes the first blank: kept": share("ar", 0),
+                     "kept and right": share("ar", 1)})
+    return Finding({"": rows})
 
 
 # ---------------------------------------------------------------- loss
@@ -464,84 +408,15 @@ def loss_plan(lab):
 
 
 def measure_loss(lab, plan):
-    rows, cells = [], []
-    default, floor = columns(lab.grades(*plan[DEFAULT]))[0], lab.above_floor(*plan[DEFAULT])
+    rows, default, floor = [], lab.graded(*plan[DEFAULT]), lab.above_floor(*plan[DEFAULT])
     for label, asked in plan.items():
-        grades, nats = lab.grades(*asked), lab.above_floor(*asked)
-        right = columns(grades)[0]
-        share, iterations = right_and_iterations(grades)
-        rows.append(dict(figures(label, grades), nats_above_floor=statistics.fmean(nats)))
-        gap = gap_interval(right, default)
-        cells.append([label, len(nats), in_nats(nats), share, failed(right), iterations,
-                      *(["", ""] if label == DEFAULT else [
-                          nats_gap(nats, floor), f"{in_points(gap)}: {verdict(gap)}"])])
-    head = ["loss", "seeds", "nats above the floor (range)", "fully right",
-            f"runs under {FAILED:.0%}", "iterations",
-            f"against {DEFAULT}: nats", "points"]
-    return Finding(table(head, cells), rows)
-
-
-# ---------------------------------------------------------------- ranks
-
-TEN = ("confident:0.9", "confident:0.7", "confident:0.5", "eb_sampler:0.1", "eb_sampler:0.8",
-       "maskgit:2", "random_order:4", "left_to_right:2", "klass", "fast_dllm:1")
-
-
-def ranks_plan(lab):
-    return {"default": Asked(lab.default, FEW)}
-
-
-def sign_test(a, b):
-    """Two-sided p of paired values under "as often above as below" (McNemar's, of bools)."""
-    up, down = sum(x > y for x, y in zip(a, b)), sum(x < y for x, y in zip(a, b))
-    n, k = up + down, min(up, down)
-    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2 ** n)
-
-
-def tau_b(a, b):
-    """Kendall's rank correlation of two lists, ties allowed for."""
-    sign = lambda x: (x > 0) - (x < 0)
-    pairs = [(sign(a[i] - a[j]), sign(b[i] - b[j]))
-             for i, j in itertools.combinations(range(len(a)), 2)]
-    ties = sum(x * x for x, _ in pairs) * sum(y * y for _, y in pairs)
-    return sum(x * y for x, y in pairs) / math.sqrt(ties) if ties else math.nan
-
-
-def measure_ranks(lab, plan):
-    """Whether the board tells rules apart: of ten named before any was measured, how many pairs
-    differ; and whether weaker weights of two seeds put all rules into one order."""
-    step = next((s for s in lab.kept(lab.default) if s >= lab.default.ar_steps
-                 + lab.default.diffusion_steps // 2), lab.default.steps)
-    found, rows = {}, []
-    for seed in lab.seeds(FEW):
-        model, scenes = lab.model(lab.default, seed, step)
-        for name in RULES:
-            way = lambda rows: decoded(model, scenes[rows], resolve(name))
-            captions = caption(way, scenes)
-            right = [one is None for one in mistakes(captions, scenes.split, scenes.board)]
-            found[seed, name] = right, captions.passes
-            rows.append(dict(seed=seed, step=step, rule=name, right=statistics.fmean(right),
-                             passes=statistics.fmean(captions.passes)))
-    level, apart, cells = 0.05 / 45 / 2, {}, []  # 45 pairs, two looks at each
-    for a, b in itertools.combinations(TEN, 2):
-        right, passes = (sign_test(*pair) < level for pair in zip(found[0, a], found[0, b]))
-        apart[a, b] = right, passes
-        rows.append(dict(seed=0, step=step, rule=a, other=b, right_differs=right,
-                         passes_differ=passes))
-    both = [sum(column) for column in zip(*apart.values())]
-    either = sum(any(one) for one in apart.values())
-    same = [f"{a} and {b}" for (a, b), one in apart.items() if not any(one)]
-    text = (f"Weights after {step} steps. Of the 45 pairs of ten rules ({', '.join(TEN)}), paired "
-            f"scene by scene (sign test, 5% over 45 pairs and two looks at each): {either} differ, "
-            f"{both[0]} in the share right, {both[1]} in passes. Alike: "
-            f"{'; '.join(same) or 'none'}.")
-    if len(lab.seeds(FEW)) > 1:
-        for what, of in (("share right", 0), ("passes", 1)):
-            lists = [[statistics.fmean(found[seed, name][of]) for name in RULES]
-                     for seed in lab.seeds(FEW)]
-            cells.append([what, len(RULES), f"{tau_b(*lists):.2f}"])
-        text += "\n\n" + table(["order of the rules by", "rules", "tau-b of seeds 0 and 1"], cells)
-    return Finding(text, rows)
+        found, nats = lab.graded(*asked), lab.above_floor(*asked)
+        seeds, other = len(nats), label != DEFAULT
+        rows.append({"loss": label, "seeds": seeds, "nats above the floor (range)": in_nats(nats),
+                     f"runs under {FAILED:.0%}": failed(found), **cells(found),
+                     f"against {DEFAULT}: nats": nats_gap(nats, floor) if other else "",
+                     "points": against(right(found), right(default[:seeds])) if other else ""})
+    return Finding({"": rows})
 
 
 # ---------------------------------------------------------------- all of them
@@ -554,23 +429,17 @@ CLAIMS = {
     "prefill": (prefill_plan, measure_prefill, "what prefilling costs in accuracy"),
     "priors": (priors_plan, measure_priors, "structure priors, and what AR can be asked instead"),
     "loss": (loss_plan, measure_loss, "weightings of the diffusion loss, complementary masks"),
-    "ranks": (ranks_plan, measure_ranks, "whether the board tells rules apart, twice alike"),
 }
 
 
 def claims(args, device, command):
-    """Train what is missing for the claims in `args.names` and measure them; those that this code
-    has measured in the same folder are shown again."""
+    """Train what is missing for the claims in `args.names` and measure them; those that are
+    measured in the folder are shown again."""
     names, lab = args.names or list(CLAIMS), Lab(args, device)
-    mark = f"<!-- {digest('*.py', 'data/*.py', 'rules/*.py', 'lab/*.py')} -->"
     missing = {name: lab.missing(CLAIMS[name][0](lab)) for name in names}
     everything = list(dict.fromkeys(one for some in missing.values() for one in some))
     with tqdm(total=len(everything) + len(names), desc="models and claims", disable=None) as bar:
-        def done(made, seed):
-            bar.set_postfix_str(f"trained {lab.folder(made, seed).name}")
-            bar.update()
-        if args.jobs > 1:  # all at once: claim by claim, most jobs would wait for the last one
-            lab.train_all(everything, done)
+        lab.train(everything, lambda *one: bar.update())
         for name in names:
             plan, measure, about = CLAIMS[name]
             head = (f"**{name}**: {about}. At most {lab.most_seeds} seeds, {lab.n_scenes} held-out "
@@ -578,20 +447,20 @@ def claims(args, device, command):
                     f"steps by default; {where(device)}.")
             said = lab.out / f"{name}.md"
             text = said.read_text("utf-8") if said.exists() else ""
-            if not (text.startswith(head) and text.endswith(mark)):
-                lab.train_all([one for one in missing[name] if not lab.complete(*one)], done)
+            if not text.startswith(head):
                 bar.set_postfix_str(f"measuring {name}")
-                finding = measure(lab, plan(lab))
-                text = (f"{head}\n\n{measured(command, device)} In brackets: 95% intervals.\n\n"
-                        f"{finding.text}\n\n{mark}")
-                for picture, (series, *words) in finding.charts.items():
+                tables, charts = measure(lab, plan(lab))
+                parts = [f"{above}\n\n{table_of(rows)}".strip() for above, rows in tables.items()]
+                text = "\n\n".join([head, f"{measured(command, device)} In brackets: 95% "
+                                    "intervals.", *parts])
+                for picture, (series, *words) in charts.items():
                     drawing.chart(lab.out / f"{picture}.png", series, *words)
-                write(lab.out / f"{name}.csv",
-                      lambda file: file.write(in_csv(finding.rows).encode()))
+                rows = [row for rows in tables.values() for row in rows]
+                write(lab.out / f"{name}.csv", lambda file: file.write(in_csv(rows).encode()))
                 write(said, lambda file: file.write(text.encode()))
-            tqdm.write(text.removesuffix(mark))
+            tqdm.write(text)
             if args.write:
-                write_part(f"claims {name}", text.removesuffix(mark).removeprefix(head))
+                write_part(f"claims {name}", text.removeprefix(head))
                 for picture in lab.out.glob(f"{name}*.png"):
                     if (FIGURES / picture.name).exists():  # what results.md shows
                         shutil.copy(picture, FIGURES)

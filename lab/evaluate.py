@@ -1,5 +1,6 @@
 """The one place that decodes many pictures and grades their captions: for training, the board of
-rules, the claims and the exercises."""
+rules, the claims and the exercises. And the diffusion loss above the exact posterior's."""
+import contextlib
 import statistics
 import time
 from collections import Counter
@@ -69,23 +70,26 @@ class Scenes(Pictures):
 
 
 class Captions(NamedTuple):
-    """What `caption` gives: lists with one of each per picture, and seconds in all."""
+    """What `graded` gives: lists with one of each per picture, and seconds in all."""
     texts: list
+    wrong: list       # None, or what is wrong
     tokens: list      # how many before the EOS
     ended: list       # whether there was one
     iterations: list
     passes: list
     seconds: float
 
+    @property
+    def right(self):
+        return [one is None for one in self.wrong]
 
-def mistakes(captions, split, board):
-    """What is wrong with each caption of a Split's pictures: None, or a word of toy.MISTAKES. Of
-    your own pictures, right is what they are called, word for word, all else is "other words"."""
+
+def mistake(text, ended, split, board, i):
+    """What is wrong with a caption of a Split's picture i: None, or a word of toy.MISTAKES. Of your
+    own pictures, right is what they are called, word for word."""
     if split.scenes is None:
-        return [None if text == wanted else "other words"
-                for text, wanted in zip(captions.texts, split.texts)]
-    return [toy.mistake(text, scene, board, ended)
-            for text, scene, ended in zip(captions.texts, split.scenes, captions.ended)]
+        return None if text == split.texts[i] else "other words"
+    return toy.mistake(text, split.scenes[i], board, ended)
 
 
 def shares(wrong):
@@ -115,29 +119,25 @@ def exact_way(pictures, rule, temperature=0.0):
                                temperature)
 
 
-def caption(way, pictures, chunks=None, bar=None):
-    """Decode all pictures by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows ->
-    Captions. `bar`: the words of a progress bar."""
+def graded(way, pictures, chunks=None, bar=None):
+    """Decode all pictures by `way(rows) -> Decoded`, batch by batch, or chunk by chunk of rows, and
+    grade their captions -> Captions. `bar`: the words of a progress bar."""
     n, device = len(pictures.images), pictures.images.device
-    texts, figures = [""] * n, [None] * n
+    found = [None] * n
     torch.manual_seed(0)  # a rule may draw random numbers
     start = now(device)
     for rows in tqdm(chunks or batches(torch.arange(n), device), desc=bar, leave=False,
                      disable=None if bar else True):
         out = way(rows)
         ended = out.ends < out.tokens.shape[1]
-        columns = (x.tolist() for x in (out.ends, ended, out.iterations, out.passes))
-        for b, (row, *of_row) in enumerate(zip(rows.tolist(), *columns)):
-            texts[row], figures[row] = pictures.tokenizer.decode(out.response(b)), of_row
-    return Captions(texts, *map(list, zip(*figures)), now(device) - start)
-
-
-def graded(way, scenes, chunks=None):
-    """`caption`, and what its captions are worth: right (bools), what is wrong with each (None, or
-    a word), iterations, lists with one of each per scene."""
-    captions = caption(way, scenes, chunks)
-    wrong = mistakes(captions, scenes.split, scenes.board)
-    return [one is None for one in wrong], wrong, captions.iterations
+        columns = (x.tolist() for x in (rows, out.ends, ended, out.iterations, out.passes))
+        for b, (row, *figures) in enumerate(zip(*columns)):
+            found[row] = pictures.tokenizer.decode(out.response(b)), *figures
+    seconds = now(device) - start
+    texts, tokens, ended, iterations, passes = map(list, zip(*found))
+    wrong = [mistake(text, end, pictures.split, pictures.board, i)
+             for i, (text, end) in enumerate(zip(texts, ended))]
+    return Captions(texts, wrong, tokens, ended, iterations, passes, seconds)
 
 
 # ---------------------------------------------------------------- loss above the floor
@@ -192,54 +192,42 @@ def floor_of(origin, config, tokenizer, device):
 
 def evaluate(model, tokenizer, split, origin, device):
     """-> figures of the phase just trained (dict), the captions, which are right."""
-    config, phase, board = model.config, origin["phase"], toy.of(origin)
-    pictures = Pictures(split, config, tokenizer, device, board)
-    found = caption(default_way(model, pictures, phase), pictures, bar="evaluating")
-    wrong = mistakes(found, split, board)
-    right = [one is None for one in wrong]
-    tokens = statistics.fmean(len(tokenizer.encode(text)) + 1 for text in split.texts)
-    figures = dict(iterations=statistics.fmean(found.iterations), response_tokens=tokens)
+    phase, board, mean = origin["phase"], toy.of(origin), statistics.fmean
+    pictures = Pictures(split, model.config, tokenizer, device, board)
+    found = graded(default_way(model, pictures, phase), pictures, bar="evaluating")
+    figures = dict(iterations=mean(found.iterations), response_tokens=mean(
+        len(tokenizer.encode(text)) + 1 for text in split.texts))
     if not board:
-        loss = mean_loss(model, tokenizer, split, phase, device)
-        return dict(exact_match=statistics.fmean(right), loss=loss, **figures), found.texts, right
+        figures |= dict(exact_match=mean(found.right),
+                        loss=mean_loss(model, tokenizer, split, phase, device))
+        return figures, found.texts, found.right
     objects = [len(scene) for scene in split.scenes]
-    figures = dict(
-        correct=statistics.fmean(right), mistakes=shares(wrong), **figures,
-        correct_by_objects={n: statistics.fmean(r for r, m in zip(right, objects) if m == n)
-                            for n in sorted(set(objects))})
+    figures = dict(correct=mean(found.right), mistakes=shares(found.wrong), **figures,
+                   correct_by_objects=by_objects(objects, found.right))
     if phase == "diffusion":
-        figures |= of_diffusion(model, pictures, found)
-    pictures.ask([toy.COUNT] * len(right))
-    counts = caption(default_way(model, pictures, phase), pictures, bar="counting").texts
-    figures["count_correct"] = statistics.fmean(
+        sampled = graded(default_way(model, pictures, phase, temperature=1.0), pictures,
+                         bar="sampling")
+        plain = graded(default_way(model, pictures, phase, full), pictures,
+                       bar="without prefilling")
+        figures |= dict(correct_at_temperature_1=mean(sampled.right),
+                        correct_without_prefill=mean(plain.right),
+                        prefill_speedup=plain.seconds / found.seconds)
+        with contextlib.suppress(ValueError):  # a tokenizer of a few examples
+            exact = graded(exact_way(pictures, confident(THRESHOLD)), pictures,
+                           bar="the exact posterior")
+            mine, perfect = (by_objects(objects, x.iterations) for x in (found, exact))
+            figures["iterations_by_objects_and_exact"] = {n: [mine[n], perfect[n]] for n in mine}
+    pictures.ask([toy.COUNT] * len(objects))
+    counts = graded(default_way(model, pictures, phase), pictures, bar="counting").texts
+    figures["count_correct"] = mean(
         text == toy.count_answer(scene) for text, scene in zip(counts, split.scenes))
-    return figures, found.texts, right
+    return figures, found.texts, found.right
 
 
-def of_diffusion(model, pictures, found):
-    """What only weights of the diffusion phase have, next to their captions `found` of toy scenes:
-    sampled ones, ones without prefilling, iterations beside the perfect model's."""
-    objects = [len(scene) for scene in pictures.split.scenes]
-    correct = lambda captions: statistics.fmean(
-        one is None for one in mistakes(captions, pictures.split, pictures.board))
-    sampled = caption(default_way(model, pictures, "diffusion", temperature=1.0), pictures,
-                      bar="sampling")
-    plain = caption(default_way(model, pictures, "diffusion", full), pictures,
-                    bar="without prefilling")
-    figures = dict(
-        correct_at_temperature_1=correct(sampled), correct_without_prefill=correct(plain),
-        prefill_speedup=plain.seconds / found.seconds)
-    try:
-        way = exact_way(pictures, confident(THRESHOLD))
-    except ValueError:  # a tokenizer of a few examples
-        return figures
-    perfect = caption(way, pictures, bar="the exact posterior")
-    by_objects = {}
-    for n in sorted(set(objects)):
-        mine = [i for i, one in enumerate(objects) if one == n]
-        by_objects[n] = [statistics.fmean(captions.iterations[i] for i in mine)
-                         for captions in (found, perfect)]
-    return figures | dict(iterations_by_objects_and_exact=by_objects)
+def by_objects(objects, values):
+    """-> the mean value of the pictures with so many objects, by their number."""
+    return {n: statistics.fmean(value for value, m in zip(values, objects) if m == n)
+            for n in sorted(set(objects))}
 
 
 @torch.no_grad()

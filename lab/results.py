@@ -1,4 +1,7 @@
 """Tables in Markdown, and docs/results.md, whose parts `python -m lab ... --write` replaces."""
+import csv
+import io
+import json
 import platform
 import re
 import time
@@ -13,10 +16,22 @@ RESULTS = ROOT / "docs" / "results.md"
 FIGURES = ROOT / "docs" / "figures"
 
 
-def table(head, rows):
-    """A Markdown table of strings."""
-    lines = [head, ["---"] * len(head), *rows]
+def table_of(rows):
+    """A Markdown table of dicts, column -> cell; a row may lack columns."""
+    head = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [head, ["---"] * len(head), *([row.get(name, "") for name in head] for row in rows)]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def in_csv(rows):
+    """Rows, dicts of different keys, as one CSV; a dict in a cell as JSON."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, list(dict.fromkeys(key for row in rows for key in row)),
+                            lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: json.dumps(value) if isinstance(value, dict) else value
+                      for key, value in row.items()} for row in rows)
+    return lines.getvalue()
 
 
 def where(device):

@@ -15,6 +15,19 @@ import torch
 from lab.checkpoint import ROOT
 
 
+@contextlib.contextmanager
+def reporting(*kinds):
+    """Inside, these exceptions are the user's to mend: one line on stderr and exit status 2, no
+    traceback."""
+    try:
+        yield
+    except BrokenPipeError:  # an OSError, but nobody is left to read about it: `script` ends it
+        raise
+    except kinds as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
 class Parser(argparse.ArgumentParser):
     """Errors are one line on stderr and exit status 2."""
 

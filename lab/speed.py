@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import Batches
 from lab.board import load_weights
 from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
-from lab.results import measured, table, where, write_part
+from lab.results import measured, table_of, where, write_part
+from lab.shell import reporting
 from lab.training import autocast, low_precision, make_optimizers, prepare
 from mini_dimple import Config, Dimple, ar_loss, decode_ar, diffusion_loss, full
 from rules import resolve
@@ -64,10 +65,9 @@ def share_in_model(model, batch, rule, device, repeats=5):
     return inside / whole
 
 
-def captions_per_way(args, device):
+def captions_per_way(weights, args, device):
     """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it
     inside the model."""
-    weights = load_weights(args, device, weak=False)
     model, ar_model = weights.models["trained"], weights.ar
     rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
     scenes, rows = Scenes(model.config, weights.tokenizer, BATCH, device, weights.board), []
@@ -117,10 +117,12 @@ def prefill_sweep(device, repeats):
 
 
 def decode_speed(args, device, command):
-    rows, share = captions_per_way(args, device)
-    text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; medians.\n\n" + table(
-        ["batch", "way", "ms per caption", "times as fast as greedy AR"],
-        [[r["batch"], r["way"], f"{r['ms']:.2f}", f"{r['speedup_over_ar']:.2f}"] for r in rows])
+    with reporting(ValueError, OSError):
+        weights = load_weights(args, device, weak=False)
+    rows, share = captions_per_way(weights, args, device)
+    text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; medians.\n\n" + table_of([
+        {"batch": row["batch"], "way": row["way"], "ms per caption": f"{row['ms']:.2f}",
+         "times as fast as greedy AR": f"{row['speedup_over_ar']:.2f}"} for row in rows])
     figures, part = dict(device=where(device), compile=args.compile, ways=rows), "speed decode"
     if args.compile:
         part += " compiled"
@@ -129,12 +131,9 @@ def decode_speed(args, device, command):
         figures |= dict(share_in_model=share, prefill=sweep)
         text += (f"\n\nBatch {BATCH}, confident, prefilling: {share:.0%} of the wall time is in "
                  "the model's forward pass.\n\nPrefilling, batch 1, random weights of the default "
-                 "size, 4 tokens per iteration:\n\n") + table(
-            ["visual tokens", "window", "iterations", "ms with", "ms without", "ratio",
-             "of it image encoder, ms"],
-            [[r["visual_tokens"], r["window"], r["iterations"], f"{r['ms_with']:.1f}",
-              f"{r['ms_without']:.1f}", f"{r['ratio']:.2f}", f"{r['ms_encoder']:.1f}"]
-             for r in sweep])
+                 "size, 4 tokens per iteration:\n\n") + table_of([
+            {name.replace("_", " "): value if isinstance(value, int) else f"{value:.2f}"
+             for name, value in row.items()} for row in sweep])
     print(f"{where(device)}{', --compile' * args.compile}; {text}")
     if args.write:
         write_part(part, f"{measured(command, device)}\n\n{text}")
@@ -143,29 +142,15 @@ def decode_speed(args, device, command):
 
 # ---------------------------------------------------------------- training: a step, its parts
 
-# part of an operation's name; the first that fits
-KINDS = {"matrix products": "mm", "attention": "attention",
-         "elementwise, norms, softmax, copies": ""}
-
-
 def matrix_rate(device, dtype, repeats=10, n=2048):
     """What the machine reaches in a matrix product (n, n) x (n, n), FLOP/s: the median."""
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in "ab")
     return 2 * n ** 3 / timed({"product": lambda turn: a @ b}, device, repeats)["product"]
 
 
-def profiled(work):
-    """work() -> what PyTorch's profiler saw of it."""
-    with torch.profiler.profile() as profile:
-        work()
-    return profile.key_averages()
-
-
 def step_parts(phase, prepared, settings, args, device):
-    """Median seconds of a step's parts, as training does it; median FLOP of its forward and
-    backward passes (on the CPU without attention's, which PyTorch does not count there); the share
-    of each kind of operation in these passes' time (not of a compiled model, whose operations have
-    names of their own); how often a step launches work on the GPU (0 on the CPU)."""
+    """Median seconds of a step's parts, as training does it, and median FLOP of its forward and
+    backward passes (on the CPU without attention's, which PyTorch does not count there)."""
     split, _, tokenizer, config, _ = prepared
     torch.manual_seed(0)
     model, generator = Dimple(config).to(device), torch.Generator(device)
@@ -190,63 +175,44 @@ def step_parts(phase, prepared, settings, args, device):
         for optimizer, _ in optimizers:
             optimizer.step()
             optimizer.zero_grad()
-
-    def whole():
-        gradient(batches(step, phase), forward)
-        update()
-    for step in range(args.repeats + 3):
+    for step in range(args.repeats + 3):  # three to warm up
         batch = clocked("batch", lambda: batches(step, phase))
         clocked("forward and backward", lambda: gradient(batch, forward))
         clocked("optimizers", update)
-    parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
     for step in range(3, args.repeats + 3):
         with FlopCounterMode(display=False) as counter:
             gradient(batches(step, phase), model)
         flop.append(counter.get_total_flops())
-    launches = sum(event.count for event in profiled(whole)
-                   if "LaunchKernel" in event.key or "GraphLaunch" in event.key)
-    kinds = dict.fromkeys(KINDS, 0.0)
-    for event in profiled(lambda: gradient(batch, model)):
-        if event.key.startswith("aten::"):
-            kind = next(kind for kind, part in KINDS.items() if part in event.key)
-            kinds[kind] += (event.self_device_time_total if device.type == "cuda"
-                            else event.self_cpu_time_total)
-    shares = {kind: share / sum(kinds.values()) for kind, share in kinds.items()}
-    return parts, statistics.median(flop), shares, launches
+    parts = {name: statistics.median(times[3:]) for name, times in seconds.items()}
+    return parts, statistics.median(flop)
 
 
 def training_speed(args, device, command):
-    if device.type == "mps":
-        raise ValueError("--device mps: PyTorch's profiler sees none of its operations; use cpu")
     words = ["--preset", args.preset, "--examples", "2000", "--evaluate", "0"]
     settings, _ = settings_from(parse(words)[1])
     prepared, size, rows = prepare(settings), settings["batch_size"], []
     for phase in ("ar", "diffusion"):
-        parts, flop, kinds, launches = step_parts(phase, prepared, settings, args, device)
+        parts, flop = step_parts(phase, prepared, settings, args, device)
         whole, rate = sum(parts.values()), matrix_rate(device, low_precision(device))
-        in_passes = parts["forward and backward"] / whole
         rows.append(dict(
             phase=phase, ms_per_step=1000 * whole, images_per_s=size / whole,
             gflop_per_step=flop / 1e9, matrix_gflops=rate / 1e9,
-            share_of_matrix_rate=flop / whole / rate, launches_per_step=launches,
-            **{f"share_{name}": s / whole for name, s in parts.items()},
-            **{f"share_{kind}": share * in_passes for kind, share in kinds.items()}))
+            share_of_matrix_rate=flop / whole / rate,
+            shares={part: seconds / whole for part, seconds in parts.items()}))
     small = lambda dtype: matrix_rate(device, dtype, n=256)  # emulated, bf16 takes long
     bf16 = small(torch.bfloat16) / small(torch.float32)
-    kinds = [*([] if args.compile else KINDS), "optimizers", "batch"]
-    steps = table(["phase", "ms per step", "images/s", "GFLOP per step",
-                   "machine's matrix rate, GFLOP/s", "training reaches of it", "launches per step"],
-                  [[r["phase"], f"{r['ms_per_step']:.0f}", f"{r['images_per_s']:.0f}",
-                    f"{r['gflop_per_step']:.1f}", f"{r['matrix_gflops']:.0f}",
-                    f"{r['share_of_matrix_rate']:.0%}", r["launches_per_step"] or "none: no GPU"]
-                   for r in rows])
-    where_to = table(["phase", *kinds],
-                     [[r["phase"], *(f"{r[f'share_{kind}']:.0%}" for kind in kinds)] for r in rows])
     dtype = str(low_precision(device)).removeprefix("torch.")
     text = (f"Preset {args.preset}{', --compile' * args.compile}, batches of {size}, in {dtype}; "
             f"medians over {args.repeats} steps. A matrix product in bf16 runs at {bf16:.2g} times "
-            f"float32's rate (256 x 256).\n\n{steps}\n\nWhere a step's time goes:\n\n{where_to}")
-    print(f"{where(device)}; {text}")
+            "float32's rate (256 x 256).\n\n") + table_of([{
+                "phase": row["phase"], "ms per step": f"{row['ms_per_step']:.0f}",
+                "images/s": f"{row['images_per_s']:.0f}",
+                "GFLOP per step": f"{row['gflop_per_step']:.1f}",
+                "machine's matrix rate, GFLOP/s": f"{row['matrix_gflops']:.0f}",
+                "training reaches of it": f"{row['share_of_matrix_rate']:.0%}",
+                **{part: f"{share:.0%}" for part, share in row["shares"].items()}}
+                for row in rows])
+    print(f"{where(device)}{', --compile' * args.compile}; {text}")
     if args.write:
         write_part("speed training", f"{measured(command, device)}\n\n{text}")
     return dict(device=where(device), preset=args.preset, compile=args.compile,
