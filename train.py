@@ -17,7 +17,8 @@ from lab import drawing
 from lab.checkpoint import read_state, write
 from lab.evaluate import evaluate, floor_of
 from lab.run import FORMAT, Ended, Run, read_ar_phase, refuse_to_replace
-from lab.shell import DEVICE, Parser, commit, count, pick_device, positive, script, seed, share
+from lab.shell import (Parser, commit, count, options, pick_device, positive, reporting, script,
+                       share)
 from lab.training import autocast, device_name, make_optimizers, prepare
 from lab.variants import VARIANTS, PrefixMasked, variant_loss
 from mini_dimple import Dimple, ar_loss, diffusion_loss, schedule
@@ -170,9 +171,8 @@ def parse(argv=None):
            help="keep the weights of these steps, too, as step_N.pt")
     option("--variant", choices=VARIANTS, nargs="+", default=[], metavar="NAME", help="of phase 2: "
            + "; ".join(f"{name}, {words}" for name, words in VARIANTS.items()))
-    option("--device", default="auto", **DEVICE)
+    options(parser, "device", "seed")
     option("--compile", action="store_true", help="torch.compile the training step: slow to start")
-    option("--seed", type=seed, default=0, metavar="S", help="default: 0")
     option("--resume", action="store_true",
            help="go on from DIR/last.pt, with that run's options: others are ignored")
     option("--overwrite", action="store_true", help="replace what an earlier run left in DIR")
@@ -207,7 +207,7 @@ def settings_from(args):
 @script
 def main(argv=None):
     parser, args = parse(argv)
-    with parser.reporting(ValueError, OSError):
+    with reporting(ValueError, OSError):
         if args.resume and (args.out / "result.json").exists():
             print(f"{args.out} is finished: nothing to resume")
             return
