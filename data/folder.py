@@ -74,7 +74,8 @@ def parse(metadata):
         else:
             entries = [(number, json.loads(line)) for line in lines() if line.strip()]
     except (ValueError, csv.Error) as error:
-        raise ValueError(f"{metadata}:{number}: {error}") from error
+        words = getattr(error, "msg", error)  # JSON's, without a line number of its own
+        raise ValueError(f"{metadata}:{number}: {words}") from error
     return entries
 
 
