@@ -120,7 +120,8 @@ def make_optimizers(model, muon_lr, adamw_lr):
     positions, token embedding and head); no weight decay. [(optimizer, peak lr)]"""
     matrices, rest = [], []
     for name, weight in model.named_parameters():
-        of_features = name.startswith(("vit.", "projector.", "blocks.")) and name.endswith(".weight")
-        (matrices if of_features and weight.dim() == 2 else rest).append(weight)
+        of_features = name.startswith(("vit.", "projector.", "blocks."))
+        is_matrix = of_features and name.endswith(".weight") and weight.dim() == 2
+        (matrices if is_matrix else rest).append(weight)
     return [(Muon(matrices, muon_lr, momentum=0.9), muon_lr),
             (torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0, fused=True), adamw_lr)]

@@ -284,7 +284,7 @@ def test_nothing_is_lost_by_a_mistake(whole, tmp_path, quick, capsys):
     assert "mini_dimple.pt" in refused(capsys, "--out", whole)
     start("--out", whole, "--resume")
     assert "finished" in capsys.readouterr().out
-    for words, named in ((["--data", tmp_path], "metadata.jsonl"), (["--examples", 5], "--examples"),
+    for words, named in ((["--data", tmp_path], "metadata.jsonl"), (["--examples", 5], "too few"),
                          (["--ar-phase", whole / "ar_phase.pt"], "holds the --ar-phase"),
                          (["--variant", "flat", "example"], "--variant")):
         assert named in refused(capsys, "--out", whole, "--overwrite", *words)
