@@ -85,14 +85,6 @@ def test_a_good_folder(tmp_path):
     assert train.images.shape == (2, 3, 16, 16)
 
 
-def test_byte_order_mark_and_windows_line_ends(tmp_path):
-    path = write(tmp_path / "d")
-    (path / "metadata.jsonl").write_bytes(
-        b'\xef\xbb\xbf{"file_name": "a.png", "text": "caf\xc3\xa9"}\r\n'
-        b'{"file_name": "a.png", "text": "b"}\r\n')
-    assert folder.read(path, 16, 0)[0][0].texts == ["café", "b"]
-
-
 def test_one_picture_is_on_one_side_whatever_it_is_called(tmp_path):
     """The held-out side hangs on the file's content: not on its name, its order or its folder."""
     contents = [str(i).encode() for i in range(300)]

@@ -15,34 +15,26 @@ from PIL import Image
 
 import train
 from data import Batches, folder, pad_prompts, toy
-from lab.checkpoint import ROOT, load, save
+from lab.checkpoint import ROOT, load
 from lab.evaluate import Floor
 from lab.run import FILES
 from lab.variants import VARIANTS, PrefixMasked
 from mini_dimple import Config, Dimple
 from tokenizer import Tokenizer
 
-CAPTIONS = ["a red thing", "something green, and more", "the blue one", "yellow", "grey as rain",
-            "a purple picture of nothing"]
+CAPTIONS = ["a red thing", "something green, and more", "the blue one", "grey as rain"]
 
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory):
-    """A folder of six pictures of mixed sizes and modes and their captions; two instructions."""
-    path, lines = tmp_path_factory.mktemp("pictures"), []
-    pictures = {
-        "0.png": Image.new("RGB", (64, 48), "red"),
-        "1.png": Image.new("RGBA", (30, 90), (0, 160, 0, 200)),
-        "2.gif": Image.new("RGB", (50, 50), "blue").convert("P"),
-        "3.jpg": Image.new("RGB", (200, 10), "yellow").convert("CMYK"),
-        "4.png": Image.new("L", (48, 48), 120),
-        "5.jpg": Image.new("RGB", (70, 50), "purple"),
-    }
-    for (name, image), text in zip(pictures.items(), CAPTIONS):
-        image.save(path / name)
-        lines.append({"file_name": name, "text": text})
-    question = "which colour is this picture?"
-    lines.append({"file_name": "0.png", "text": "red", "prompt": question})
+    """A folder of pictures of mixed sizes and modes and their captions; two instructions."""
+    path = tmp_path_factory.mktemp("pictures")
+    Image.new("RGB", (64, 48), "red").save(path / "0.png")
+    Image.new("RGBA", (30, 90), (0, 160, 0, 200)).save(path / "1.png")
+    Image.new("RGB", (200, 10), "blue").save(path / "2.png")
+    Image.new("L", (48, 48), 120).save(path / "3.png")
+    lines = [{"file_name": f"{i}.png", "text": text} for i, text in enumerate(CAPTIONS)]
+    lines.append({"file_name": "0.png", "text": "red", "prompt": "which colour is this picture?"})
     (path / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return path
 
@@ -178,20 +170,6 @@ def test_stopped_in_an_evaluation(pictures, uninterrupted, tmp_path, quick, monk
     is_the_whole_run(out, uninterrupted)
 
 
-def test_ctrl_c_while_the_last_step_is_saved_is_not_lost(pictures, tmp_path, quick, monkeypatch):
-    real = train.Run.save
-
-    def pressed(run):
-        real(run)
-        if run.step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
-    monkeypatch.setattr(train.Run, "save", pressed)
-    with pytest.raises(SystemExit) as end:
-        start("--data", pictures, *SHORT, "--out", tmp_path)
-    assert end.value.code == 130
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 7
-
-
 def test_a_second_ctrl_c_stops_at_once(pictures, tmp_path, quick, monkeypatch, capsys):
     def twice():
         os.kill(os.getpid(), signal.SIGINT)
@@ -253,22 +231,17 @@ def test_an_error_in_the_model_keeps_its_traceback(tmp_path, quick, monkeypatch)
 
 # ---------------------------------------------------------------- files, options
 
-def test_toy_run_writes_every_figure(whole, quick, capsys):
+def test_toy_run_writes_every_figure(whole):
     result = json.loads((whole / "result.json").read_text())
-    assert {"correct", "count_correct", "iterations", "response_tokens", "ar_correct",
-            "correct_at_temperature_1", "correct_without_prefill", "train_seconds", "device"
-            } <= set(result)
+    assert {"count_correct", "iterations", "response_tokens", "ar_correct", "train_seconds",
+            "correct_at_temperature_1", "correct_without_prefill", "device"} <= set(result)
     said = dict(steps=23, preset="tiny", seed=0, variant=[], evaluated=2)
     assert said.items() <= result.items()
     shares = result["mistakes"]  # the first thing wrong with each caption
     assert set(shares) <= set(toy.MISTAKES) and sum(shares.values()) + result["correct"] == 1
     scenes = toy.examples(toy.TOYS["tiny"], 2, 0, held_out=True, instruction=toy.DESCRIBE).scenes
-    objects = {str(len(scene)) for scene in scenes}
-    assert set(result["correct_by_objects"]) == objects
-    assert set(result["iterations_by_objects_and_exact"]) == objects
-    for mine, exact in result["iterations_by_objects_and_exact"].values():
-        assert mine >= 1 and 2 <= exact <= 48
-
+    for name in ("correct_by_objects", "iterations_by_objects_and_exact"):
+        assert set(result[name]) == {str(len(scene)) for scene in scenes}
     floor = {step: row[3:] for step, row in losses(whole).items() if any(row[3:])}
     assert list(floor) == [10, 20, 23], "every 10 steps of diffusion, and after the last"
     nats = [*map(float, floor[23])]
@@ -327,7 +300,7 @@ def test_captions_that_do_not_fit_are_named(pictures, tmp_path, capsys):
     with open(path / "metadata.jsonl", "a") as file:
         file.write("\n" + json.dumps({"file_name": "1.png", "text": text}))
     err = refused(capsys, "--data", path, "--holdout", 0, "--out", tmp_path / "o")
-    assert "metadata.jsonl:8: the caption is" in err and not (tmp_path / "o").exists()
+    assert "metadata.jsonl:6: the caption is" in err and not (tmp_path / "o").exists()
 
 
 def test_a_run_without_evaluation(tmp_path, quick, pictures):
@@ -438,27 +411,25 @@ def test_what_a_run_cannot_begin_with(whole, uninterrupted, tmp_path, capsys):
     assert not (tmp_path / "o").exists()
 
 
-def test_what_an_ar_phase_decides(whole, tmp_path):
+def test_what_an_ar_phase_decides(whole):
     """Preset, steps, model, tokenizer and captions are its own, whatever the options say."""
-    model, tokenizer, origin = load(whole / "ar_phase.pt")
-    save(tmp_path / "ar.pt", model, tokenizer,
-         {**origin, "preset": "small", "steps": 2000, "wording": "one"})
-    settings, state = train.settings_from(
-        train.parse(["--ar-phase", str(tmp_path / "ar.pt"), "--ar-steps", "5"])[1])
-    wanted = dict(preset="small", ar_steps=2000, wording="one", diffusion_steps=6000,
+    _, tokenizer, _ = load(whole / "ar_phase.pt")
+    settings, state = train.settings_from(train.parse(
+        ["--ar-phase", str(whole / "ar_phase.pt"), "--ar-steps", "5", "--preset", "small"])[1])
+    wanted = dict(preset="tiny", ar_steps=7, wording="three", diffusion_steps=800,
                   merges=tokenizer.merges)
-    assert wanted.items() <= settings.items() and state["step"] == 2000
+    assert wanted.items() <= settings.items() and state["step"] == 7
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [[], ["--preset", "small", "--examples", 300, "--evaluate", 2]])
-def test_compile(words, tmp_path):
-    """In both presets, the same gradients; later steps amplify the rounding."""
+@pytest.mark.parametrize("preset", train.PRESETS)
+def test_compile(preset, tmp_path):
+    """The same gradients; later steps amplify the rounding."""
     found = []
     for extra in ([], ["--compile"]):
         out = tmp_path / f"o{extra}"
-        start(*words, "--examples", 300, "--evaluate", 2, "--ar-steps", 6, "--diffusion-steps", 4,
-              "--out", out, "--device", "cpu", *extra)
+        start("--preset", preset, "--examples", 300, "--evaluate", 2, "--ar-steps", 6,
+              "--diffusion-steps", 4, "--out", out, "--device", "cpu", *extra)
         found.append([float(loss) for _, loss, *_ in losses(out).values()])
     plain, compiled = found
     assert plain[:4] == pytest.approx(compiled[:4], rel=0.005) and len(plain) == len(compiled) == 10
