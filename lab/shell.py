@@ -106,15 +106,14 @@ def options(parser, *names, **changed):
 
 
 def pick_device(name):
-    """One of the choices of --device -> torch device. Raises ValueError for cuda without CUDA, mps
-    without Apple's GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this PyTorch sees no CUDA device; use --device cpu, or "
-                         "install a CUDA build (https://pytorch.org/get-started/locally)")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: this PyTorch sees no GPU of Apple's; use --device cpu")
+    """One of the choices of --device -> torch device. Raises ValueError for one that is not
+    there."""
+    there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if there["cuda"] else "cpu"
+    if not there[name]:
+        raise ValueError(f"--device {name}: this PyTorch sees none; use --device cpu, or install "
+                         "a build that does (https://pytorch.org/get-started/locally)")
     return torch.device(name)
 
 
@@ -124,11 +123,10 @@ def commit():
     def git(*words):
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout
     try:
-        found = git("rev-parse", "--short", "HEAD").strip() or "unknown"
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!docs")
+        return (git("rev-parse", "--short", "HEAD").strip() or "unknown") + "-dirty" * bool(changed)
     except OSError:  # no git
         return "unknown"
-    return found + "-dirty" * bool(changed.strip())
 
 
 # Until lab/__main__.py and tests/test_devices.py take OPTIONS and `reporting`:
