@@ -10,11 +10,11 @@ from data import DESCRIBE, folder, pad_prompts, toy
 from lab import drawing
 from lab.checkpoint import SHIPPED, load
 from lab.evaluate import THRESHOLD
-from lab.shell import DEVICE, Parser, pick_device, positive, script, seed, temperature
+from lab.shell import Parser, options, pick_device, reporting, script
 from lab.trace import follow, show, told
 from lab.viewer import decoding, picture_of, save_viewer
 from mini_dimple import MAX_POSITIONS, decode_ar
-from rules import LOOKS, RuleError, named, resolve, resolve_look
+from rules import RuleError, named, resolve, resolve_look
 
 TRAINED = Path("out/mini_dimple.pt")
 
@@ -22,8 +22,6 @@ TRAINED = Path("out/mini_dimple.pt")
 def parse(argv=None):
     parser = Parser(description=__doc__)
     option = parser.add_argument
-    option("--checkpoint", type=Path, metavar="F", default=TRAINED if TRAINED.exists() else SHIPPED,
-           help=f"default: {TRAINED} if there is one, else the weights of this repository")
     option("--image", type=Path, metavar="F",
            help="default: a held-out toy scene, and its caption is graded")
     option("--prompt", metavar="TEXT", help="default: the most frequent one in training, for the "
@@ -31,20 +29,15 @@ def parse(argv=None):
     option("--rule", action="append", metavar="RULE", help="which positions to commit (default: "
            f"confident:{THRESHOLD}); one of {', '.join(named())}, or path/to/mine.py; several "
            "--rule decode the same picture")
-    option("--look", metavar="LOOK", default="prefilled", help=f"how a pass is made: "
-           f"{', '.join(LOOKS)}, or path/to/mine.py (default: prefilled)")
     option("--prior", metavar="TEXT", default="",
            help="how the response begins: _ is one free token, other text is given")
-    option("--length", type=positive, metavar="N",
-           help="window, in tokens (default: the longest trained)")
-    option("--temperature", type=temperature, default=0.0, metavar="T",
-           help="0 (default) proposes the most probable token")
-    option("--seed", type=seed, default=random.randrange(10_000), metavar="S",
-           help="of the scene and of sampling (default: a new one each time)")
     option("--picture", type=Path, metavar="F",
-           help="show the decoding: a page for the browser (.html), an animation (.gif), or a "
-           "strip (.png)")
-    option("--device", default="auto", **DEVICE)
+           help="show the decoding: a page for the browser (.html) or an animation (.gif)")
+    options(parser, "look", "length", "temperature", "device",
+            checkpoint=dict(default=TRAINED if TRAINED.exists() else SHIPPED, help="default: "
+                            f"{TRAINED} if there is one, else the weights of this repository"),
+            seed=dict(default=random.randrange(10_000),
+                      help="of the scene and of sampling (default: a new one each time)"))
     return parser, parser.parse_args(argv)
 
 
@@ -121,10 +114,10 @@ def print_passes(out, trace, window, tokenizer):
 
 @script
 def main(argv=None):
-    parser, args = parse(argv)
-    with parser.reporting(ValueError, OSError):
-        if args.picture and args.picture.suffix.lower() not in (".html", ".gif", ".png"):
-            raise ValueError(f"--picture {args.picture}: must end in .html, .gif or .png")
+    _, args = parse(argv)
+    with reporting(ValueError, OSError):
+        if args.picture and args.picture.suffix.lower() not in (".html", ".gif"):
+            raise ValueError(f"--picture {args.picture}: must end in .html or .gif")
         device, names = pick_device(args.device), args.rule or [f"confident:{THRESHOLD}"]
         rules, look = [resolve(name) for name in names], resolve_look(args.look)
         model, tokenizer, origin = checkpoint = load(args.checkpoint, device)
@@ -145,7 +138,7 @@ def main(argv=None):
             name, trace = "greedy, left to right", []
             out = decode_ar(model, images, prompt, window.shape[1])
         else:
-            with parser.reporting(RuleError):
+            with reporting(RuleError):
                 out, trace = follow(model, look(model, images, prompt), window, rule,
                                     args.temperature, args.seed)
         caption, ended = tokenizer.decode(out.response(0)), out.ends[0].item() < out.tokens.shape[1]
@@ -155,7 +148,7 @@ def main(argv=None):
         print_passes(out, trace, window, tokenizer)
         runs.append(told(name, window[0], trace, tokenizer, caption=caption, grade=worth))
     if args.picture:
-        with parser.reporting(OSError):
+        with reporting(OSError):
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             if args.picture.suffix.lower() == ".html":
                 name = args.image.name if args.image else source  # no paths in a page to share

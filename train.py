@@ -5,7 +5,6 @@ mini_dimple.py, Muon and the data in lab/training.py, what is saved when in lab/
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from data import Batches, toy
 from lab import drawing
 from lab.checkpoint import read_state, write
 from lab.evaluate import evaluate, floor_of
+from lab.results import where
 from lab.run import FORMAT, Ended, Run, read_ar_phase, refuse_to_replace
-from lab.shell import DEVICE, Parser, commit, count, pick_device, positive, script, seed, share
-from lab.training import autocast, device_name, make_optimizers, prepare
+from lab.shell import (Parser, commit, count, options, pick_device, positive, reporting, script,
+                       share)
+from lab.training import autocast, make_optimizers, prepare
 from lab.variants import VARIANTS, PrefixMasked, variant_loss
 from mini_dimple import Dimple, ar_loss, diffusion_loss, schedule
 
@@ -64,13 +65,12 @@ def train(settings, out, data, state=None):
     origin = dict(origin, commit=commit(), prefix_mask="prefix-mask" in variants,
                   **{name: settings[name] for name in ("preset", "seed", "variant")})
     floor = floor_of(origin, config, tokenizer, device) if diffusion_steps else None
-    run = Run(settings, out, device, model, new_optimizers(), tokenizer, origin, floor,
-              batches.batch_size)
+    run = Run(settings, out, device, model, new_optimizers(), tokenizer, origin, floor)
     if state:
         run.go_on(state)
     parameters = sum(weight.numel() for weight in model.parameters())
     print(f"{settings['preset']}: {parameters / 1e6:.2f} M parameters, {len(train_split.texts):,} "
-          f"training pictures, on {device_name(device)}, into {out}", flush=True)
+          f"training pictures, on {where(device)}, into {out}", flush=True)
 
     generator = torch.Generator(device)
     with run.kept():
@@ -111,10 +111,8 @@ def finish(run, phase, held_out):
     samples.png and result.json, too."""
     figures, n, last = {}, len(held_out.texts), run.step == run.total
     if n:
-        began = time.perf_counter()
         figures, texts, right = evaluate(run.model.eval(), run.tokenizer, held_out,
                                          dict(run.origin, phase=phase), run.device)
-        figures["evaluation_seconds"] = round(time.perf_counter() - began, 1)
     if phase == "ar":
         run.checkpoint("ar_phase.pt", phase, figures=figures)
     if last:
@@ -126,13 +124,12 @@ def finish(run, phase, held_out):
     if not last:
         run.save()
         return
-    with run.writing():
-        if n:
-            shown = held_out.images[:8].permute(0, 2, 3, 1).numpy()
-            sheet = drawing.samples_sheet(map(Image.fromarray, shown), texts, right)
-            drawing.save(run.out / "samples.png", sheet)
-        text = json.dumps(run.result(phase, n), indent=1)
-        write(run.out / "result.json", lambda file: file.write(text.encode()))
+    if n:
+        shown = held_out.images[:8].permute(0, 2, 3, 1).numpy()
+        sheet = drawing.samples_sheet(map(Image.fromarray, shown), texts, right)
+        drawing.save(run.out / "samples.png", sheet)
+    text = json.dumps(run.result(phase, n), indent=1)
+    write(run.out / "result.json", lambda file: file.write(text.encode()))
     shown = f"pictures with the model's captions: {run.out / 'samples.png'}; " if n else ""
     print(f"{shown}figures: {run.out / 'result.json'}")
 
@@ -170,9 +167,8 @@ def parse(argv=None):
            help="keep the weights of these steps, too, as step_N.pt")
     option("--variant", choices=VARIANTS, nargs="+", default=[], metavar="NAME", help="of phase 2: "
            + "; ".join(f"{name}, {words}" for name, words in VARIANTS.items()))
-    option("--device", default="auto", **DEVICE)
+    options(parser, "device", "seed")
     option("--compile", action="store_true", help="torch.compile the training step: slow to start")
-    option("--seed", type=seed, default=0, metavar="S", help="default: 0")
     option("--resume", action="store_true",
            help="go on from DIR/last.pt, with that run's options: others are ignored")
     option("--overwrite", action="store_true", help="replace what an earlier run left in DIR")
@@ -207,7 +203,7 @@ def settings_from(args):
 @script
 def main(argv=None):
     parser, args = parse(argv)
-    with parser.reporting(ValueError, OSError):
+    with reporting(ValueError, OSError):
         if args.resume and (args.out / "result.json").exists():
             print(f"{args.out} is finished: nothing to resume")
             return
@@ -220,7 +216,8 @@ def main(argv=None):
             raise ValueError("--resume: the data are no longer what the run began with: they give "
                              "another tokenizer or Config")
     try:
-        train(settings, args.out, data, state)
+        with reporting(OSError):  # a full disk: last.pt is whole, or not there yet
+            train(settings, args.out, data, state)
     except Ended as why:
         print(f"{parser.prog}: {why}", file=sys.stderr)
         raise SystemExit(why.status) from None

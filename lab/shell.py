@@ -2,17 +2,29 @@
 import argparse
 import contextlib
 import functools
-import io
 import math
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
-from lab.checkpoint import ROOT
+from lab.checkpoint import ROOT, SHIPPED
+from rules import LOOKS
+
+# ---------------------------------------------------------------- errors, and output that ends
+
+def fail(message):
+    """Ends the script with one line on stderr and exit status 2."""
+    print(f"{program()}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def program():
+    """What runs, as its messages begin: `sample.py`, `python -m lab`."""
+    path = Path(sys.argv[0])
+    return f"python -m {path.parent.name}" if path.stem == "__main__" else path.name
 
 
 @contextlib.contextmanager
@@ -29,32 +41,28 @@ def reporting(*kinds):
 
 
 class Parser(argparse.ArgumentParser):
-    """Errors are one line on stderr and exit status 2."""
-
     def error(self, message):
-        print(f"{self.prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
-        raise SystemExit(2)
+        fail(message)
 
-    @contextlib.contextmanager
-    def reporting(self, *kinds):
-        """Inside, these exceptions are the user's to mend: reported by `error`, no traceback."""
-        try:
-            yield
-        except BrokenPipeError:  # an OSError, but nobody is left to read about it: `script` ends it
-            raise
-        except kinds as error:
-            self.error(error)
+
+@contextlib.contextmanager
+def reporting(*kinds):
+    """Inside, these exceptions are the user's to mend: `fail`, no traceback. For options and files
+    alone: a ValueError of the model or of decoding is a mistake in the code."""
+    try:
+        yield
+    except BrokenPipeError:  # an OSError, but nobody is left to read about it: `script` ends it
+        raise
+    except kinds as error:
+        fail(error)
 
 
 def script(main):
-    """Decorator of a script's `main(argv)`, for output that ends or is elsewhere.
-
-    A terminal that cannot show a character gets a `?`; a stream that a notebook put in place of
-    stdout is taken as it is; when the reader of a pipe has gone (`| head -1`), or at Ctrl-C, the
-    script ends without a traceback."""
+    """Decorator of a script's `main(argv)`: no traceback when the reader of a pipe has gone
+    (`| head -1`) or at Ctrl-C; a terminal that cannot show a character gets a `?`."""
     @functools.wraps(main)
     def wrapper(argv=None):
-        if hasattr(sys.stdout, "reconfigure"):
+        if hasattr(sys.stdout, "reconfigure"):  # a notebook's stream has no encoding
             sys.stdout.reconfigure(errors="replace")
         try:
             try:
@@ -62,73 +70,63 @@ def script(main):
             finally:
                 sys.stdout.flush()  # not at the interpreter's exit, where nothing can catch it
         except BrokenPipeError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            for stream in (sys.stdout, sys.stderr):  # what they hold must not fail again
-                with contextlib.suppress(io.UnsupportedOperation):  # a stream without a file
-                    os.dup2(nowhere, stream.fileno())
-            sigpipe = getattr(signal, "SIGPIPE", 13)  # Windows has none
-            raise SystemExit(128 + sigpipe) from None  # as a program the signal ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left must not fail again
+            raise SystemExit(141) from None  # as of a program that SIGPIPE ends
         except KeyboardInterrupt:
-            print(f"\n{Path(sys.argv[0]).name}: stopped", file=sys.stderr)
+            print(f"\n{program()}: stopped", file=sys.stderr)
             raise SystemExit(130) from None
     return wrapper
 
 
-def count(text):
-    """argparse type: a whole number, 0 or more."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: must be 0 or more")
-    return number
+# ---------------------------------------------------------------- options
+
+def between(kind, low, high=math.inf):
+    """An argparse type: a number of a kind (int, float) with low <= number < high."""
+    def read(text):
+        number = kind(text)
+        if not low <= number < high:
+            below = f" and below {high}" * (high < math.inf)
+            raise argparse.ArgumentTypeError(f"must be {low} or more{below}, not {text}")
+        return number
+    read.__name__ = kind.__name__  # argparse: invalid int value
+    return read
 
 
-def positive(text):
-    """argparse type: a whole number, 1 or more."""
-    number = count(text)
-    if not number:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
+count, positive, seed = between(int, 0), between(int, 1), between(int, 0, 2 ** 32)
+share, temperature = between(float, 0, 1), between(float, 0)
+
+OPTIONS = {  # name -> the words of add_argument
+    "checkpoint": dict(type=Path, default=SHIPPED, metavar="F",
+                       help="default: the weights of this repository"),
+    "look": dict(default="prefilled", metavar="LOOK",
+                 help=f"how a pass is made: {', '.join(LOOKS)}, or path/to/mine.py (default: "
+                 "%(default)s)"),
+    "length": dict(type=positive, metavar="N",
+                   help="window, in tokens (default: the longest trained)"),
+    "temperature": dict(type=temperature, default=0.0, metavar="T",
+                        help="0 (default) proposes the most probable token"),
+    "seed": dict(type=seed, default=0, metavar="S", help="default: %(default)s"),
+    "device": dict(choices=("auto", "cpu", "cuda", "mps"), default="auto",
+                   help="default: auto, which is cuda where there is one, else cpu; mps: Apple's "
+                   "GPUs, not tried"),
+}
 
 
-def seed(text):
-    """argparse type: a whole number from 0 to 2^32 - 1."""
-    number = count(text)
-    if number >= 2 ** 32:
-        raise argparse.ArgumentTypeError(f"{text}: must be below 2^32")
-    return number
-
-
-def share(text):
-    """argparse type: a fraction, at least 0 and below 1."""
-    number = float(text)
-    if not 0 <= number < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 0 and below 1")
-    return number
-
-
-def temperature(text):
-    """argparse type: a finite number, 0 or more."""
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: must be a number, 0 or more")
-    return number
-
-
-DEVICE = dict(  # argparse's words for --device
-    choices=("auto", "cpu", "cuda", "mps"),
-    help="default: auto, which is cuda where there is one, else cpu; mps: Apple's GPUs, not tried")
+def options(parser, *names, **changed):
+    """Adds those of OPTIONS to the parser; `changed`: name -> words in place of the table's."""
+    for name in (*names, *changed):
+        parser.add_argument(f"--{name}", **OPTIONS[name] | changed.get(name, {}))
 
 
 def pick_device(name):
-    """One of DEVICE's choices -> torch device. Raises ValueError for cuda without CUDA, mps without
-    Apple's GPU."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this PyTorch sees no CUDA device; use --device cpu, or "
-                         "install a CUDA build (https://pytorch.org/get-started/locally)")
-    if name == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("--device mps: this PyTorch sees no GPU of Apple's; use --device cpu")
+    """One of the choices of --device -> torch device. Raises ValueError for one that is not
+    there."""
+    there = dict(cpu=True, cuda=torch.cuda.is_available(), mps=torch.backends.mps.is_available())
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if there["cuda"] else "cpu"
+    if not there[name]:
+        raise ValueError(f"--device {name}: this PyTorch sees none; use --device cpu, or install "
+                         "a build that does (https://pytorch.org/get-started/locally)")
     return torch.device(name)
 
 
@@ -136,10 +134,14 @@ def commit():
     """The commit of this code, "-dirty" if files but docs/ differ from it; "unknown" outside a
     clone."""
     def git(*words):
-        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True)
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True).stdout
     try:
-        found = git("rev-parse", "--short", "HEAD").stdout.strip() or "unknown"
         changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":!docs")
+        return (git("rev-parse", "--short", "HEAD").strip() or "unknown") + "-dirty" * bool(changed)
     except OSError:  # no git
         return "unknown"
-    return found + "-dirty" * bool(changed.stdout.strip())
+
+
+# Until lab/__main__.py and tests/test_devices.py take OPTIONS and `reporting`:
+DEVICE = {name: words for name, words in OPTIONS["device"].items() if name != "default"}
+Parser.reporting = staticmethod(reporting)

@@ -1,15 +1,13 @@
 """What a training run is made of: its data, the precision of its products, its optimizers."""
 import statistics
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from data import Split, folder, toy
-from lab.checkpoint import our_tokenizer
 from mini_dimple import Config
+from tokenizer import Tokenizer
 
-Tokenizer = our_tokenizer()
 HELD_OUT_SCENES = 1000  # of the toy set, that a run is evaluated on
 
 
@@ -25,63 +23,44 @@ class Data(NamedTuple):
 
 
 def prepare(settings):
-    """train.py's settings -> Data. Raises ValueError for a bad --data folder."""
+    """train.py's settings -> Data. Raises ValueError for a bad --data folder, and for captions or
+    prompts that do not fit."""
     preset, shape, n = settings["preset"], settings["config"], settings["evaluate"]
-    image_px, window = shape.get("image_px", Config.image_px), shape.get("window", Config.window)
     if settings["data"]:
-        of_toy = {}
-        (train, train_lines), (test, test_lines) = folder.read(
-            settings["data"], image_px, settings["holdout"])
-        tokenizer = tokenizer_of(settings, train)
-        for split, lines in ((train, train_lines), (test, test_lines)):
-            if split:
-                folder.check_lengths(split, lines, tokenizer, window,
-                                     shape.get("prompt_tokens", 64))
+        origin = dict(trained_on="pictures")
+        (train, lines), (test, test_lines) = folder.read(
+            settings["data"], shape.get("image_px", Config.image_px), settings["holdout"])
         if test is None:
-            if n != 0:
-                print("no picture is held out: the figures will be of the training pictures")
-            test = train
-        prompts = train.prompts + test.prompts
-        test = replace(test, images=test.images[:n], prompts=test.prompts[:n], texts=test.texts[:n])
+            print("no picture is held out: the figures are of the training pictures")
+            test, test_lines = train, lines
     else:
-        of_toy = {name: settings[name] for name in ("wording", "order")}
-        board = toy.of(dict(trained_on=preset, **of_toy))
+        origin = dict(trained_on=preset, wording=settings["wording"], order=settings["order"])
+        board, n = toy.of(origin), HELD_OUT_SCENES if n is None else n
         train = toy.examples(board, settings["examples"], settings["seed"], held_out=False)
-        test = toy.examples(board, HELD_OUT_SCENES if n is None else n, 0, held_out=True,
-                            instruction=toy.DESCRIBE)
-        tokenizer = tokenizer_of(settings, train)
-        prompts = [toy.DESCRIBE, toy.COUNT]
-        longest = max(len(tokenizer.encode(text)) for text in train.texts + test.texts)
-        if longest >= window:
-            raise ValueError(f"--examples {settings['examples']}: too few to learn the toy's words "
-                             f"from; its captions come to {longest} tokens, and {window - 1} fit")
+        test = toy.examples(board, n, 0, held_out=True, instruction=toy.DESCRIBE)
+        lines, test_lines = ([f"--examples {settings['examples']}, too few for a good tokenizer"]
+                             * len(split.texts) for split in (train, test))
+    if settings["merges"] is None:
+        tokenizer = Tokenizer.train(train.texts + train.prompts)
+    else:  # of the --ar-phase
+        tokenizer = Tokenizer(settings["merges"])
+    for split, places in ((train, lines), (test, test_lines)):
+        folder.check_lengths(split, places, tokenizer, shape.get("window", Config.window),
+                             shape.get("prompt_tokens", 64))
     found = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id,
-                 mask_id=tokenizer.mask_id,
-                 prompt_tokens=max(len(tokenizer.encode(prompt)) for prompt in prompts))
-    origin = dict(trained_on="pictures" if settings["data"] else preset,
-                  prompt=statistics.mode(train.prompts), **of_toy)
+                 mask_id=tokenizer.mask_id, prompt_tokens=max(
+                     len(tokenizer.encode(prompt)) for prompt in {*train.prompts, *test.prompts}))
+    if settings["data"]:
+        test = Split(test.images[:n], test.prompts[:n], test.texts[:n])
+    origin["prompt"] = statistics.mode(train.prompts)
     return Data(train, test, tokenizer, Config(**found | shape), origin)
 
 
-def tokenizer_of(settings, split):
-    """That of the --ar-phase, else one trained on the examples."""
-    if settings["merges"] is not None:
-        return Tokenizer(settings["merges"])
-    return Tokenizer.train(split.texts + split.prompts)
-
-
-# ---------------------------------------------------------------- device, precision
-
-def device_name(device):
-    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
-
+# ---------------------------------------------------------------- precision
 
 def low_precision(device):
     """What matrices are multiplied in where that pays: bf16 on a CUDA device that computes it
-    natively, else float32.
-
-    Elsewhere it is emulated (a T4, most CPUs; on these a product takes a hundred times as long or
-    more), or gains nothing here (CPUs that have it)."""
+    natively, else float32. A T4 and most CPUs emulate it, a hundred times as slow."""
     native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.bfloat16 if native else torch.float32
 
@@ -95,11 +74,9 @@ def autocast(device):
 # ---------------------------------------------------------------- optimizers
 
 def orthogonalise(matrices, dtype):
-    """The orthogonal factor, roughly, of each matrix (n, rows, columns): five Newton-Schulz steps,
-    computed in `dtype`.
-
-    Singular values end between about 0.7 and 1.2. Coefficients: K. Jordan,
-    https://kellerjordan.github.io/posts/muon."""
+    """The orthogonal factor, roughly, of each matrix (n, rows, columns), computed in `dtype`: five
+    Newton-Schulz steps, after which singular values are between about 0.7 and 1.2. Coefficients:
+    K. Jordan, https://kellerjordan.github.io/posts/muon."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -141,11 +118,10 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model, muon_lr, adamw_lr):
     """Muon for the matrices that turn features into features, AdamW for the rest (norms,
     positions, token embedding and head); no weight decay. [(optimizer, peak lr)]"""
-    def is_matrix(name, weight):
-        features = name.split(".")[0] in ("vit", "projector", "blocks")
-        return weight.dim() == 2 and name.endswith(".weight") and features
-    named = list(model.named_parameters())
-    matrices = [weight for name, weight in named if is_matrix(name, weight)]
-    rest = [weight for name, weight in named if not is_matrix(name, weight)]
+    matrices, rest = [], []
+    for name, weight in model.named_parameters():
+        of_features = name.startswith(("vit.", "projector.", "blocks."))
+        is_matrix = of_features and name.endswith(".weight") and weight.dim() == 2
+        (matrices if is_matrix else rest).append(weight)
     return [(Muon(matrices, muon_lr, momentum=0.9), muon_lr),
             (torch.optim.AdamW(rest, lr=adamw_lr, weight_decay=0.0, fused=True), adamw_lr)]

@@ -147,3 +147,21 @@ def refused_by(main):
         assert end.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
         return err
     return refused
+
+
+# ---------------------------------------------------------------- for tests that train
+
+def hurry(patch):
+    """Few examples in small batches; checkpoints every 5 steps, the loss above its floor every
+    10."""
+    import lab.run
+    import train
+    patch.setitem(train.PRESETS["tiny"], "batch_size", 8)
+    patch.setitem(train.PRESETS["tiny"], "examples", 200)
+    patch.setattr(lab.run, "SAVE_EVERY", 5)
+    patch.setattr(lab.run, "FLOOR_EVERY", 10)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    hurry(monkeypatch)

@@ -26,35 +26,28 @@ NAMES = {"1f600.png": "GRINNING FACE", "1f1ea-1f1e6.png": "Ceuta & Melilla Flag"
 @pytest.fixture
 def fetched(tmp_path, monkeypatch):
     """A folder in which the page's first block has run, on a package of four emoji, of which two
-    are one picture; the addresses that it asked for."""
+    are one picture."""
+    contents = {"emoji.json": json.dumps([dict(image=image, name=name)
+                                          for image, name in NAMES.items()]).encode()}
+    for image, name in NAMES.items():
+        file = io.BytesIO()
+        red = 80 * ("Flag" in name) + 160 * (name == "MAN")
+        Image.new("RGBA", (64, 64), (red, 0, 0, 255)).save(file, "PNG")
+        contents[f"img/twitter/64/{image}"] = file.getvalue()
     package = io.BytesIO()
     with tarfile.open(fileobj=package, mode="w:gz") as archive:
-        def add(name, content):
+        for name, content in contents.items():
             info = tarfile.TarInfo(f"package/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-        add("emoji.json", json.dumps([dict(image=image, name=name, short_name="x")
-                                      for image, name in NAMES.items()]).encode())
-        for image, name in NAMES.items():
-            file = io.BytesIO()
-            red = 80 * ("Flag" in name) + 160 * (name == "MAN")
-            Image.new("RGBA", (64, 64), (red, 0, 0, 255)).save(file, "PNG")
-            add(f"img/twitter/64/{image}", file.getvalue())
-    asked = []
-
-    def urlopen(url):
-        asked.append(url)
-        return io.BytesIO(package.getvalue())
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda url: io.BytesIO(package.getvalue()))
     monkeypatch.chdir(tmp_path)
     exec(FETCH, {})
-    return tmp_path, asked
+    return tmp_path
 
 
 def test_the_package_becomes_a_data_folder(fetched):
-    path, asked = fetched
-    assert len(asked) == 1 and asked[0].startswith("https://registry.npmjs.org/")
-    (train, _), _ = folder.read(path / "out" / "emoji", 48, 0)
+    (train, _), _ = folder.read(fetched / "out" / "emoji", 48, 0)
     assert train.texts == [name.lower() for name in NAMES.values()]
     assert train.images.shape == (4, 3, 48, 48)
     assert torch.equal(train.images[1], train.images[2])
@@ -63,12 +56,11 @@ def test_the_package_becomes_a_data_folder(fetched):
 def test_what_counts_as_a_name(fetched, monkeypatch, capsys):
     """Whatever the picture, this model says "spain flag": one name of four is exact, and the one
     picture with two names has one of them."""
-    path, _ = fetched
     tokenizer = Tokenizer.train(["spain flag", DESCRIBE] * 2)
     model = Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
                           vit_width=32, layers=1, vit_layers=1))
-    (path / "out" / "names").mkdir()
-    save(path / "out" / "names" / "mini_dimple.pt", model, tokenizer,
+    (fetched / "out" / "names").mkdir()
+    save(fetched / "out" / "names" / "mini_dimple.pt", model, tokenizer,
          dict(phase="diffusion", trained_on="pictures", prompt=DESCRIBE))
     said = tokenizer.encode("spain flag")
     said = torch.tensor(said + [tokenizer.eos_id] * (48 - len(said)))

@@ -27,7 +27,7 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def scenes(shipped):
-    return Scenes(shipped[0].model.config, shipped[0].tokenizer, 100, CPU)
+    return Scenes(shipped[0].model.config, shipped[0].tokenizer, 50, CPU)
 
 
 def figures(model, scenes, rule="confident:0.9", temperature=0.0):
@@ -37,11 +37,11 @@ def figures(model, scenes, rule="confident:0.9", temperature=0.0):
 
 def test_size_and_kind(shipped):
     assert sum(path.stat().st_size for path in (SHIPPED, SHIPPED_AR, SHIPPED_WEAK)) <= 8 * 2 ** 20
-    assert [found.origin["phase"] for found in shipped] == ["diffusion", "ar", "diffusion"]
     whole, ar, weak = shipped
+    assert [found.origin["phase"] for found in shipped] == ["diffusion", "ar", "diffusion"]
     steps = PRESETS["tiny"]["ar_steps"], PRESETS["tiny"]["diffusion_steps"]
-    assert whole.origin["steps"] == sum(steps) > weak.origin["steps"] > ar.origin["steps"]
-    assert ar.origin["steps"] == steps[0]
+    assert [ar.origin["steps"], whole.origin["steps"]] == [steps[0], sum(steps)]
+    assert steps[0] < weak.origin["steps"] < sum(steps)
     for model, tokenizer, origin in shipped:
         assert toy.of(origin) == toy.TOYS["tiny"] and origin["seed"] == whole.origin["seed"]
         assert tokenizer.merges == whole.tokenizer.merges and model.config == whole.model.config
@@ -50,7 +50,8 @@ def test_size_and_kind(shipped):
 
 
 def test_accuracy_on_held_out_scenes(shipped, scenes):
-    """And they decide as the perfect model does: in as many iterations."""
+    """And they decide as the perfect model does: in as many iterations. Weak ones leave room for
+    rules: remasking helps a bold threshold."""
     (model, _, _), (ar_model, _, _), (weak, _, _) = shipped
     greedy, sampled = (figures(model, scenes, temperature=heat) for heat in (0.0, 1.0))
     assert greedy["right"] >= 0.98 and sampled["right"] >= 0.98
@@ -59,7 +60,9 @@ def test_accuracy_on_held_out_scenes(shipped, scenes):
     assert greedy["iterations"] == pytest.approx(exact["iterations"], abs=0.1)
     ar = grade_rule(lambda rows: decode_ar(ar_model, *scenes[rows][:2], 48), scenes).figures
     assert ar["right"] >= 0.96
-    assert 0.3 <= figures(weak, scenes)["right"] <= greedy["right"] - 0.03, "room for rules"
+    assert 0.3 <= figures(weak, scenes)["right"] <= greedy["right"] - 0.03
+    bold, mended = (figures(model, scenes, rule) for rule in ("confident:0.3", "remask:0.3"))
+    assert mended["right"] > bold["right"] and mended["passes"] < 48
 
 
 def test_the_loss_is_almost_at_its_floor(shipped, scenes):
@@ -67,12 +70,6 @@ def test_the_loss_is_almost_at_its_floor(shipped, scenes):
     above = Floor(scenes.board, model.config, tokenizer, CPU, n=500)(model)
     assert 0 < above["all"] < 0.003
     assert above == pytest.approx(RESULT["nats_above_floor"], abs=0.0005)
-
-
-def test_remasking_ends_and_helps_a_bold_threshold(shipped, scenes):
-    model = shipped[0].model
-    bold, mended = (figures(model, scenes, rule) for rule in ("confident:0.3", "remask:0.3"))
-    assert mended["right"] > bold["right"] and mended["passes"] < 48
 
 
 @pytest.mark.slow
