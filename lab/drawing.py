@@ -29,7 +29,7 @@ class Cell(NamedTuple):
     given: bool = False     # from the start (structure prior)
     confidence: float = 1   # 0 to 1, if committed
     why: str | None = None  # this very iteration changed it: one of REASONS
-    likeliest: list = []    # of [text, probability], where it waits
+    likeliest: list = ()    # of [text, probability], where it waits
     times: int = 1
 
 
