@@ -90,16 +90,15 @@ def label(token, tokenizer):
 def show(tokens, before, tokenizer):
     """A window (W,) as text: words in place, what changed since `before` in [brackets], masks as _,
     equal neighbours counted."""
-    cells = []  # [text, new, times]
     olds = before[:len(tokens)].tolist()  # what the window grew by is new
-    for token, old in itertools.zip_longest(tokens.tolist(), olds):
-        text, new = label(token, tokenizer), token != old
-        if cells and cells[-1][:2] == [text, new] and text in (MASK, EOS):
-            cells[-1][2] += 1
-        else:
-            cells.append([text, new, 1])
-    words = [text + (f"*{times}" if times > 1 else "") for text, _, times in cells]
-    return " ".join(f"[{word}]" if new else word for word, (_, new, _) in zip(words, cells))
+    cells = [(label(token, tokenizer), token != old)
+             for token, old in itertools.zip_longest(tokens.tolist(), olds)]
+    words = []
+    for (text, new), equals in itertools.groupby(cells):
+        n = len(list(equals))
+        parts = [f"{text}*{n}"] if n > 1 and text in (MASK, EOS) else [text] * n
+        words += [f"[{part}]" if new else part for part in parts]
+    return " ".join(words)
 
 
 def told(title, window, trace, tokenizer, **more):
