@@ -17,6 +17,7 @@ from lab.evaluate import THRESHOLD, batches, decoded, exact_way, graded
 from lab.intervals import gap_interval, in_percent, in_points, mean_interval, share_interval
 from lab.models import Lab, Recipe
 from lab.results import FIGURES, in_csv, measured, table_of, where, write_part
+from lab.shell import reporting
 from lab.variants import unseen
 from mini_dimple import decode, decode_ar, full, prefilled
 from rules import resolve
@@ -436,10 +437,16 @@ def claims(args, device, command):
     """Train what is missing for the claims in `args.names` and measure them; those that are
     measured in the folder are shown again."""
     names, lab = args.names or list(CLAIMS), Lab(args, device)
-    missing = {name: lab.missing(CLAIMS[name][0](lab)) for name in names}
-    everything = list(dict.fromkeys(one for some in missing.values() for one in some))
-    with tqdm(total=len(everything) + len(names), desc="models and claims", disable=None) as bar:
-        lab.train(everything, lambda *one: bar.update())
+    with reporting(ValueError):
+        if unknown := set(names) - set(CLAIMS):
+            raise ValueError(f"claims: {min(unknown)!r} is none; choose from {', '.join(CLAIMS)}")
+        if args.quick and args.write:
+            raise ValueError("--quick and --write: its figures mean nothing; choose one")
+    missing = list(dict.fromkeys(
+        one for name in names for one in lab.missing(CLAIMS[name][0](lab))))
+    with tqdm(total=len(missing) + len(names), desc="models and claims", disable=None) as bar:
+        with reporting(ValueError):
+            lab.train(missing, lambda *one: bar.update())
         for name in names:
             plan, measure, about = CLAIMS[name]
             head = (f"**{name}**: {about}. At most {lab.most_seeds} seeds, {lab.n_scenes} held-out "

@@ -27,19 +27,6 @@ def program():
     return f"python -m {path.parent.name}" if path.stem == "__main__" else path.name
 
 
-@contextlib.contextmanager
-def reporting(*kinds):
-    """Inside, these exceptions are the user's to mend: one line on stderr and exit status 2, no
-    traceback."""
-    try:
-        yield
-    except BrokenPipeError:  # an OSError, but nobody is left to read about it: `script` ends it
-        raise
-    except kinds as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         fail(message)
@@ -140,8 +127,3 @@ def commit():
         return (git("rev-parse", "--short", "HEAD").strip() or "unknown") + "-dirty" * bool(changed)
     except OSError:  # no git
         return "unknown"
-
-
-# Until lab/__main__.py and tests/test_devices.py take OPTIONS and `reporting`:
-DEVICE = {name: words for name, words in OPTIONS["device"].items() if name != "default"}
-Parser.reporting = staticmethod(reporting)

@@ -2,6 +2,7 @@
 sample.py --picture F.html. docs/viewer.md describes the data in it."""
 import base64
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from PIL import Image
 
 from data import DESCRIBE, toy
 from lab.checkpoint import load, write
-from lab.evaluate import THRESHOLD, Pictures
+from lab.evaluate import THRESHOLD, Pictures, mistake
+from lab.shell import reporting
 from lab.trace import follow, told
 from rules import resolve, resolve_look
 
@@ -69,31 +71,31 @@ def read_decoding(path):
 
 def runs_of(args, device):
     """The decodings that were asked for of one held-out scene: each rule on each model ->
-    `decoding`. Raises ValueError, RuleError."""
+    `decoding`."""
     files = {"trained": args.checkpoint, "weak": args.weak_checkpoint}
-    files = {name: file for name, file in files.items() if name in ("trained", *args.on)}
-    loaded = {name: load(file, device) for name, file in files.items()}
-    for name, (_, _, origin) in loaded.items():
-        if toy.of(origin) is None or origin["phase"] != "diffusion":
-            raise ValueError(f"{files[name]}: needed are weights of the diffusion phase, trained "
-                             "on a toy set; sample.py --picture F.html shows others")
+    with reporting(ValueError, OSError):
+        loaded = {name: load(files[name], device) for name in {"trained", *args.on} - {"exact"}}
+        for name, (_, _, origin) in loaded.items():
+            if toy.of(origin) is None or origin["phase"] != "diffusion":
+                raise ValueError(f"{files[name]}: needed are weights of the diffusion phase, "
+                                 "trained on a toy set; sample.py --picture F.html shows others")
+        rules = [resolve(text) for text in args.rule or [f"confident:{THRESHOLD}"]]
+        look_of = resolve_look(args.look)
     model, tokenizer, origin = loaded["trained"]
     board = toy.of(origin)
     split = toy.examples(board, 1, args.seed, held_out=True, instruction=DESCRIBE)
     pictures = Pictures(split, model.config, tokenizer, device, board, args.length)
     images, prompts, window = pictures[:1]
-    runs, look_of = [], resolve_look(args.look)
-    for name in args.on:
-        for text in args.rule or [f"confident:{THRESHOLD}"]:
-            rule, model = resolve(text), loaded["trained" if name == "exact" else name].model
-            look = (pictures.exact()(torch.tensor([0])) if name == "exact" else
-                    look_of(model, images, prompts))
-            out, trace = follow(model, look, window, rule, args.temperature, args.seed)
-            caption = tokenizer.decode(out.response(0))
-            wrong = toy.mistake(caption, split.scenes[0], board,
-                                out.ends[0].item() < out.tokens.shape[1])
-            runs.append(told(f"{rule.__name__}, {name}", window[0], trace, tokenizer,
-                             caption=caption, grade=f"wrong ({wrong})" if wrong else "fully right"))
+    runs = []
+    for name, rule in itertools.product(args.on, rules):
+        model = loaded["trained" if name == "exact" else name].model
+        look = (pictures.exact()(torch.tensor([0])) if name == "exact" else
+                look_of(model, images, prompts))
+        out, trace = follow(model, look, window, rule, args.temperature, args.seed)
+        caption, ended = tokenizer.decode(out.response(0)), out.ends[0].item() < window.shape[1]
+        wrong = mistake(caption, ended, split, board, 0)
+        runs.append(told(f"{rule.__name__}, {name}", window[0], trace, tokenizer,
+                         caption=caption, grade=f"wrong ({wrong})" if wrong else "fully right"))
     source = f"a held-out scene, --seed {args.seed}"
     if args.temperature:
         source += f", temperature {args.temperature}"
@@ -102,7 +104,11 @@ def runs_of(args, device):
 
 def show(args, device, command):
     """Writes the page, prints where it is, and returns its data."""
-    data = read_decoding(args.data) if args.data else runs_of(args, device)
+    if args.data:
+        with reporting(ValueError, OSError):
+            data = read_decoding(args.data)
+    else:
+        data = runs_of(args, device)
     save_viewer(args.picture, data)
     for run in data["runs"]:
         passes = sum(iteration.get("passes") or 1 for iteration in run["iterations"])
