@@ -66,6 +66,8 @@ def explained(error, file):
            for frame in traceback.extract_tb(first.__traceback__) if frame.filename == file]
     if isinstance(error, SyntaxError) and error.filename == file:
         own = [(error.lineno, (error.text or "").strip(), "")]
+    if isinstance(error, AttributeError) and getattr(error.obj, "__file__", "") == file:
+        return f"Your file defines no `{error.name}`."
     if not own:
         return str(error) if isinstance(error, RuleError) else ""
     line, code, name = own[-1]

@@ -19,29 +19,25 @@ def the_values(solution):
         mine = ask(solution.attention, q, k, v, causal)
         teach_tensor(mine, q.shape, torch.float32, "the output of attention")
         teach(mine.isfinite().all(), f"With causal={causal} some outputs are not finite. Does every "
-              "position see at least itself? Are the scores set to -inf BEFORE the softmax, and with "
-              "masked_fill (0 * -inf is nan)?")
+              "position see at least itself? (And 0 * -inf is nan: use masked_fill.)")
         mask = torch.ones(7, 7).bool().tril(0 if causal else 7)  # row i may see column j
         bare = q @ k.mT
         scores = bare / 4  # sqrt(hd)
         over_keys = lambda scores, mask: scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
         compare(mine, WHOLE(q, k, v, is_causal=causal), {
-            "Yours does what it should do with the other value of `causal`. (masked_fill returns a "
-            "copy, and wants a bool mask that is True where nothing may be seen.)":
+            "Yours does what it should with the other `causal`. (masked_fill returns a copy.)":
                 WHOLE(q, k, v, is_causal=not causal),
-            "The scores are not divided by sqrt(hd). With long vectors the softmax becomes a hard "
-            "choice.": over_keys(bare, mask),
-            "The scores are divided by hd. It must be sqrt(hd), the square root of a head's width.":
-                over_keys(bare / 16, mask),
-            "The softmax runs over the queries. Each query spreads its weight over the KEYS, the "
-            "last dimension.": scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v,
-            "You mask after the softmax: the weights of a row no longer sum to 1, as the future "
-            "still takes its share. Set the scores to -inf BEFORE it.":
+            "The scores are not divided by sqrt(hd): the softmax becomes a hard choice.":
+                over_keys(bare, mask),
+            "The scores are divided by hd, not by its square root.": over_keys(bare / 16, mask),
+            "The softmax runs over the queries. Each spreads its weight over the KEYS, dim -1.":
+                scores.masked_fill(~mask, -torch.inf).softmax(-2) @ v,
+            "You mask after the softmax, so that weights no longer sum to 1. Use -inf BEFORE it.":
                 (scores.softmax(-1) * mask) @ v,
             "A score of 0 is no mask: exp(0) = 1, so the future still gets weight. Use -inf.":
                 (scores * mask).softmax(-1) @ v,
-            "The causal mask is upside down: a position sees what FOLLOWS it. Row i of the scores "
-            "belongs to query i, and keeps columns 0 to i.": over_keys(scores, mask.mT),
+            "The causal mask is upside down. Row i of the scores, query i, keeps columns 0 to i.":
+                over_keys(scores, mask.mT),
             "A position sees the next one, too. In training that is to look up the answer.":
                 over_keys(scores, mask | torch.ones(7, 7).bool().tril(1))},
             f"With causal={causal} the values are not softmax(q k^T / sqrt(hd) + mask) v. ", 1e-4)

@@ -45,9 +45,9 @@ def every_row(solution):
               f"complement. Each token is masked in exactly one of the two. {ORDER}")
         teach(torch.isclose(levels[own], t[b])
               and torch.isclose(levels[twin], (1 - t[b]).clamp(min=1e-3)),
-              f"Of t = {t[b]:.3f} the level of the drawn mask is {levels[own]:.3f}, of its "
-              f"complement {levels[twin]:.3f}. Where t is masked in one, 1 - t is masked in the "
-              "other; and as the loss divides by the level, keep it at least EPS (clamp).")
+              f"Of t = {t[b]:.3f} the levels of the two are {levels[own]:.3f} and "
+              f"{levels[twin]:.3f}. They must be t and 1 - t, and at least EPS: the loss divides by "
+              "them.")
     teach(torch.equal(noisy, response.masked_fill(masked, MASK)), "noisy must be the row's own "
           "response with [MASK] where its own mask is True, not its twin's. Start from the clean "
           f"response. {ORDER}")

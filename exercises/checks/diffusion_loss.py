@@ -27,34 +27,28 @@ def losses(images, prompt, response, masked, t):
     x = torch.cat([MODEL.prefix(images, prompt), MODEL.embedding(noisy)], 1)
     own_place = MODEL.head(MODEL.transformer(x, False)[0][:, -W:])  # not shifted
     return loss(right), {
-        "The shift is missing: you read each token's logits at its own position. The state at "
-        "position i predicts token i + 1, in both phases.": loss(token_nll(own_place, response)),
+        "The shift is missing: the state at position i predicts token i + 1, in both phases.":
+            loss(token_nll(own_place, response)),
         "The shift goes the wrong way. The logits for a token stand one position BEFORE it.":
             loss(token_nll(own_place.roll(-1, 1), response)),
-        "All is right but the first response token. It is predicted at the last prompt token, "
-        "position V + P - 1.": loss(token_nll(own_place.roll(1, 1), response)),
-        "You ran the transformer under the causal mask. The diffusion phase has full attention: a "
-        "masked token may look at what follows it.": loss(nll(prompt, noisy, True)),
-        "The model sees the response without its masks, the answer itself. Give it [MASK] where "
-        "`masked` is True.": loss(nll(prompt, response)),
+        "All is right but the first response token, predicted at the last prompt token.":
+            loss(token_nll(own_place.roll(1, 1), response)),
+        "The diffusion phase has full attention: a masked token may look at what follows it.":
+            loss(nll(prompt, noisy, True)),
+        "The model sees the answer itself. Give it [MASK] where `masked` is True.":
+            loss(nll(prompt, response)),
         "You masked the prompt. Image and prompt are what the response is conditioned on.":
             loss(nll(torch.full_like(prompt, MASK), noisy)),
-        "You averaged over all tokens of the response. Only masked tokens count: the others stand "
-        "in the input, and to predict them is to copy.": (right.sum(1) / t).mean() / W,
-        "You took the mean over each example's masked tokens. That is the public code's variant; "
-        "the paper divides by t and by W.": (kept / masked.sum(1).clamp(min=1)).mean(),
-        "You took the mean over all masked tokens of the batch. That is a variant (train.py "
-        "--variant flat); the paper weights each example by 1/t.": kept.sum() / masked.sum(),
-        "The weight 1/t is missing. About t * W tokens are masked; 1/t makes up for that, so that "
-        "every level counts alike.": kept.mean() / W,
-        "You divide by the mean level of the batch. Each example is divided by its own t.":
-            kept.mean() / W / t.mean(),
+        "Only masked tokens count: the others stand in the input, and to predict them is to copy.":
+            (right.sum(1) / t).mean() / W,
+        "That is each example's mean over its masked tokens, as in the public code (not the paper).":
+            (kept / masked.sum(1).clamp(min=1)).mean(),
+        "That is the mean over all masked tokens (train.py --variant flat), without the weight 1/t.":
+            kept.sum() / masked.sum(),
+        "The weight 1/t is missing, which makes every level count alike.": kept.mean() / W,
         "t was broadcast against the whole batch, (B, 1) against (B,). Sum without keepdim.":
             (kept[:, None] / t).mean() / W,
         "Divide by the window length W, too, so that the loss is per token.": (kept / t).mean(),
-        "Divide by the length of the response window, W, not of the whole sequence.":
-            (kept / t).mean() / x.shape[1],
-        "Take the mean over the examples of the batch, not their sum.": (kept / t).sum() / W,
         "The sign is wrong: the loss is MINUS the log-probability.": -loss(right)}
 
 
@@ -76,8 +70,8 @@ def it_can_be_trained_with(solution):
     loss = check_loss(solution, case([0.5, 0.9]))
     weights = [MODEL.head.weight, MODEL.blocks[0].qkv.weight, MODEL.vit.embed.weight]
     teach(loss.requires_grad and None not in torch.autograd.grad(loss, weights, allow_unused=True),
-          "No gradient flows from your loss back through the whole model, from the head to the "
-          "vision encoder. Is there an .item(), .detach(), torch.no_grad() or new tensor on the way?")
+          "No gradient flows from your loss back through the whole model to the vision encoder. Is "
+          "there an .item(), .detach(), torch.no_grad() or new tensor on the way?")
 
 
 def an_example_without_masks(solution):

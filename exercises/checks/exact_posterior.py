@@ -87,25 +87,20 @@ def the_posterior(solution):
             probs = probs.float()
         teach_tensor(probs, (len(tokens), MASK + 1), torch.float32, "posterior")
         where = f"With the window \"{words(tokens)}\" "
-        teach(probs.isfinite().all(), where + "your posterior has values that are no numbers. Does "
-              "no caption agree, so that you divide by 0? A [MASK] agrees with every token.")
         total = probs.sum(1)
         teach((total - 1).abs().max() < 1e-3, where + "the probabilities of a position add up to "
-              f"{total[(total - 1).abs().argmax()]:.3f}, not 1. The odds of those captions that "
-              "agree add up to less than 1: divide by their sum.")
+              f"{total[(total - 1).abs().argmax()]:.3f}, not 1. Divide by the sum of the odds of "
+              "those captions that agree. (A [MASK] agrees with every token.)")
         right = some.exact.look([0])(tokens[None])[0][0].exp()
         at, token = divmod((probs - right).abs().argmax().item(), MASK + 1)
         agrees, known = some.agree(tokens), tokens != MASK
         any_of = (some.captions == tokens)[:, known].any(1) if known.any() else agrees
         compare(probs, right, {
-            "All captions that agree count the same in yours; the odds say how often each is used.":
+            "All captions that agree count the same in yours; use their odds.":
                 some.average(agrees.float()),
-            "That is the average of all captions, as if nothing were committed. Leave out those "
-            "that disagree.": some.average(some.odds),
-            "A caption that has one of the committed tokens still counts in yours. It must agree "
-            "with all of them (all(1), not any(1)).": some.average(some.odds * any_of),
-            "That is the most probable token of each position. The posterior keeps all of them.":
-                torch.zeros_like(right).scatter(1, right.argmax(1, keepdim=True), 1.0)},
+            "Leave out the captions that disagree with what is committed.": some.average(some.odds),
+            "A caption must agree with all that is committed (all(1), not any(1)).":
+                some.average(some.odds * any_of)},
             where + f"position {at} is \"{words(torch.tensor([token]))}\" with probability "
             f"{right[at, token]:.3f} (data/exact.py); yours: {probs[at, token]:.3f}. ")
 
@@ -120,15 +115,12 @@ def two_at_once(solution):
             before = some.fits(torch.full_like(tokens, MASK), i, j)
             each = probs[i, some.captions[:, i]] * probs[j, some.captions[:, j]]  # (N,)
             compare(value, right, {
-                "You add up how often the captions have each pair. But the two are not drawn from a "
-                "caption: each is drawn from its own row, so that a pair has the product of two "
-                "probabilities.": 1,
-                "That is how often both draw the same token. They need not be equal, but together "
-                "in a caption.": (probs[i] * probs[j]).sum(),
-                "Several captions share a pair of words, and you count it once for each of them. "
-                "Count each pair once (unique, or a set).": each[agrees].sum(),
-                "That is the probability of the likeliest pair alone.":
-                    probs[i].max() * probs[j].max(),
+                "The two are not drawn from a caption: each is drawn from its own row, so that a "
+                "pair has the product of two probabilities.": 1,
+                "That is how often both draw the same token.": (probs[i] * probs[j]).sum(),
+                "Several captions share a pair of words. Count each pair once (unique, or a set).":
+                    each[agrees].sum(),
+                "That is of the likeliest pair alone.": probs[i].max() * probs[j].max(),
                 "That leaves out what is committed.":
                     sum(prior[i, a] * prior[j, b] for a, b in before),
                 "That is the probability that they do NOT fit.": 1 - right},

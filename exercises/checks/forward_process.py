@@ -1,7 +1,8 @@
 """Checks exercise 1."""
 import torch
 
-from exercises.checks import ask, scenes, shipped, teach, teach_tensor, teach_tuple
+from exercises.checks import (ask, compare, scenes, shipped, teach, teach_tensor,
+                              teach_tuple)
 from lab.evaluate import decoded
 from lab.trace import show as in_words
 from mini_dimple import confident
@@ -16,12 +17,10 @@ def levels(solution):
     t = solution.draw_t(20_000)
     teach_tensor(t, (20_000,), torch.float32, "t")
     teach(t.max() <= 1 and t.min() >= 9.9e-4,
-          f"t runs from {t.min():.4f} to {t.max():.4f}. It must stay between EPS = 0.001 and 1: "
-          "the loss divides by t, and at t = 0 there is nothing to learn.")
+          f"t runs from {t.min():.4f} to {t.max():.4f}; the loss divides by it: EPS = 0.001 to 1.")
     shares = t.histc(4, 0, 1) / len(t)
-    said = ", ".join(f"{share:.0%}" for share in shares)
-    teach((shares - 0.25).abs().max() < 0.02, f"The quarters of [0, 1] get {said} of the draws. Each "
-          "example has a t of its own, and every level is as likely.")
+    teach((shares - 0.25).abs().max() < 0.02, f"Of your levels the shares {shares.tolist()} are in "
+          "each quarter of [0, 1]. Each example has a t of its own, and every level is as likely.")
 
 
 def masked_by(solution, response, t):
@@ -39,13 +38,9 @@ def how_much_is_masked(solution):
     t = torch.tensor([0.05, 0.3, 0.8, 1.0])
     shares = masked_by(solution, torch.zeros(4, 20_000, dtype=torch.long), t).float().mean(1)
     said = ", ".join(f"{share:.2f}" for share in shares)
-    said = f"For t = 0.05, 0.3, 0.8, 1 the masked shares are {said}. "
-    teach(not torch.allclose(shares, 1 - t, atol=0.02), said + "That is 1 - t: at t = 1 everything "
-          "is masked, at t = 0 nothing.")
-    teach(not set(shares[:3].tolist()) <= {0.0, 1.0}, said + "Whole responses are masked, or not "
-          "at all. Each token draws its own random number: torch.rand of shape (B, W), not (B, 1).")
-    teach(torch.allclose(shares, t, atol=0.02), said + "Each token becomes [MASK] with probability t "
-          "of its example. Do you use t row by row (t[:, None])?")
+    compare(shares, t, {"That is 1 - t.": 1 - t, "Each example has its own t (t[:, None]).": t[0]},
+            f"For t = 0.05, 0.3, 0.8, 1 the masked shares are {said}. Each token becomes [MASK] with "
+            "probability t, by a random number of its own (shape (B, W), not (B, 1)). ", 0.02)
 
 
 def each_token_on_its_own(solution):
@@ -53,12 +48,11 @@ def each_token_on_its_own(solution):
     B, W = 4000, 48
     masked = masked_by(solution, torch.zeros(B, W, dtype=torch.long), torch.full((B,), 0.5)).float()
     spread = masked.sum(1).var()  # of a binomial: W / 4 = 12
-    teach(masked.std(0).max() > 0 and spread > 1, "All examples have the same mask, or as many "
-          "masks. Each of the B * W tokens draws a random number of its own, so their number varies.")
     centred = masked - 0.5
     neighbours = (centred[:, 1:] * centred[:, :-1]).mean() * 4  # their correlation
     teach(neighbours.abs() < 0.05 and (masked.mean(0) - 0.5).abs().max() < 0.06 and 9 < spread < 15,
-          "The tokens of a response are not masked independently of their place and of each other.")
+          "The tokens are not masked independently of place, example and each other: all examples "
+          "have the same mask, or as many masks. Each of the B * W tokens draws its own number.")
 
 
 def the_padding_too(solution):
@@ -66,8 +60,8 @@ def the_padding_too(solution):
     masked, is_eos = masked_by(solution, SOME.responses, torch.full((64,), 0.5)), SOME.responses == EOS
     words, padding = (masked[place].float().mean() for place in (~is_eos, is_eos))
     teach(abs(words - padding) < 0.1,
-          f"At t = 0.5, {words:.0%} of the words are masked and {padding:.0%} of the EOS tokens. "
-          "The padding is part of the response: by predicting it the model learns where to stop.")
+          f"At t = 0.5, {words:.0%} of the words are masked and {padding:.0%} of the EOS tokens, by "
+          "which the model learns where to stop.")
 
 
 CHECKS = [levels, how_much_is_masked, each_token_on_its_own, the_padding_too]

@@ -33,29 +33,26 @@ QUESTIONS = {  # name -> which captions are right, what to read in the answer
         "What the picture leaves open is settled one choice at a time."),
     "confident:0.5": (
         lambda: measured("confident:0.5", N).right,
-        "An object's two wordings are nearly as good. One of them just passes one half at several "
-        "places at once, and not the same one everywhere: they mix. Deeper: python -m lab claims "
-        "confident"),
+        "An object's two wordings are nearly as good. One just passes one half at several places, "
+        "and not the same one everywhere: they mix. Deeper: python -m lab claims confident"),
     "maskgit:4": (
         lambda: measured("maskgit:4", N).right,
-        "A count leaves all that is undecided to the last iterations, and commits it there "
-        "together: the openings mix. Deeper: python -m lab rules"),
+        "A count leaves all that is undecided to the last iterations, where the openings mix. "
+        "Deeper: python -m lab rules"),
     "random_order:4": (
         lambda: measured("random_order:4", N).right,
-        "Careless, and better than the most confident first: undecided words are spread over the "
-        "iterations, so that they seldom meet. Deeper: python -m lab rules"),
+        "Undecided words are spread over the iterations, so that they seldom meet. Deeper: python "
+        "-m lab rules"),
     "naive prefix": (
         lambda: right(lambda rows: decoded(MODEL, SOME[rows], confident(0.9), unseen)),
         "Other keys and values than in training, but of 11 positions only: hardly a caption goes "
-        "wrong. Other weights care more. Deeper: python -m lab claims prefill"),
+        "wrong. Deeper: python -m lab claims prefill"),
     "a wrong colour": (
         wrong_colour,
-        "What is given is believed, and the rest is read off the picture. Deeper: python -m lab "
-        "claims priors"),
+        "What is given is believed, the rest is seen. Deeper: python -m lab claims priors"),
     "AR weights, diffusion decoding": (
         lambda: measured("confident:0.9", N, "ar").right,
-        "It has never seen a [MASK], nor what follows a token. The weights are shared between the "
-        "phases; the skill is not."),
+        "It has never seen a [MASK], nor what follows a token. The skill is not shared."),
     "diffusion weights, AR decoding": (
         lambda: right(lambda rows: decode_ar(MODEL, *SOME[rows][:2], 48)),
         "800 steps in full attention, and nearly all of what the first phase learnt is gone."),
@@ -66,8 +63,7 @@ share = functools.cache(lambda question: 100 * sum(QUESTIONS[question][0]()) / N
 def guesses(solution):
     for question in QUESTIONS:
         guess = solution.GUESS.get(question)
-        teach(guess is not None, f"{question}: no guess yet. Write a range in percent, (low, high), "
-              "in place of None, before you measure.")
+        teach(guess is not None, f"{question}: no guess yet. Write a range, (low, high), in percent.")
         low, high = guess
         teach(0 <= low <= high <= 100 and high - low <= WIDEST, f"{question}: {guess} must run from "
               f"low to high, within 0 and 100 percent, and be at most {WIDEST} points wide.")

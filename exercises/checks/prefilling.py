@@ -40,8 +40,8 @@ def first(solution):
 def the_first_pass(solution):
     x = torch.cat([PREFIX[:B], MODEL.embedding(WINDOW)], 1)
     compare(first(solution)[0], MODEL.logits(PREFIX[:B], WINDOW, False)[0], {
-        "The shift is missing: a token's logits stand one position before it, those of the first "
-        "token at the last prompt token.": MODEL.head(MODEL.transformer(x, False)[0][:, -W:])},
+        "The shift is missing: a token's logits stand one position before it.":
+            MODEL.head(MODEL.transformer(x, False)[0][:, -W:])},
         "The logits of first_pass are not those of a pass in full attention. ")
 
 
@@ -50,12 +50,12 @@ def a_later_pass(solution):
     logits, past = first(solution)
     later = lambda tokens: ask(solution.later_pass, MODEL, PREFIX[:B, -1:], tokens, past)
     teach_tensor(later(WINDOW), logits.shape, torch.float32, "the logits of later_pass")
-    compare(later(WINDOW), logits, {}, "Nothing was committed, so nothing can be stale, and yet "
+    compare(later(WINDOW), logits, {}, "Nothing was committed, nothing can be stale, and yet "
             "later_pass gives other logits than first_pass did. Does it feed [last prompt token]"
             "[window], hand in the past, and read the logits one position before each token?")
     fresh = MODEL.logits(PREFIX[:B], HALF[:B], False)[0]
-    teach(not torch.allclose(later(HALF[:B]), fresh, atol=1e-3), "After commits later_pass is exact "
-          "still: it seems to run the prefix anew. Then nothing is saved; use the past.")
+    teach(not torch.allclose(later(HALF[:B]), fresh, atol=1e-3),
+          "After commits later_pass is exact still: it seems to run the prefix anew.")
 
 
 @torch.no_grad()
@@ -68,8 +68,7 @@ def the_prefix_alone(solution):
             "Hand `causal` on to the transformer.": kept(BEFORE, not causal),
             "It has seen the last prompt token. Run what precedes that one alone.":
                 kept(PREFIX[:B], causal)},
-            f"lone_past with causal={causal} is not what one pass over the prefix without its last "
-            "token gives. ")
+            f"lone_past with causal={causal} is not what a pass over that prefix gives. ")
 
 
 def moved(logits, wanted):

@@ -46,12 +46,9 @@ def blocks(solution):
 
 WRONG = {  # lesson -> what was maximised (all confidences of a block, its masked ones)
     "Yours is the first one with a [MASK], as in rules/blocks.py.": lambda every, free: 0,
-    "Yours has the highest mean over ALL its positions; committed and given ones, whose confidence "
-    "is high, do not count.": lambda every, free: every.mean(),
+    "Yours has the highest mean over ALL positions.": lambda every, free: every.mean(),
     "Yours has the single most confident position.": lambda every, free: free.max(),
-    "Yours has the highest sum, in which a block with more masks counts more: divide by how many "
-    "positions of it are masked.": lambda every, free: free.sum(),
-}
+    "Yours has the highest sum: divide by how many are masked.": lambda every, free: free.sum()}
 
 
 def of_row(named, masked, confidence, begun, k):

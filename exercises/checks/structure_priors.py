@@ -60,11 +60,10 @@ def the_wording_is_kept(solution):
         texts = answers(solution, range(32), template)
         for text in texts:
             teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is "
-                  "given belongs into the window, where it cannot change (a prompt is only "
-                  "advice), and the window is as long as model.config.window.")
+                  "given belongs into the window, where it cannot change.")
         right = count_right(texts)
-        teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right, for "
-              f"example {texts[0]!r}. Is each picture decoded with its own image and prompt?")
+        teach(right >= 30, f"Template {template!r}: only {right} of 32 captions are right. Is each "
+              "picture decoded with its own image and prompt?")
 
 
 def a_length_can_be_given(solution):

@@ -6,16 +6,13 @@ N, FEWER, MORE, MOST, BASE = 64, 2, 4, 6.1, "confident:0.9"  # of 2 N captions; 
 LIMIT = 96  # iterations, the loop's own
 
 TOO_FEW = {
-    "exact": "Too few, with the perfect model: so it is the rule's fault, not the model's. Of two "
-             "wordings, about 0.55 and 0.45 likely, each word alone looks fair; committed together "
-             "they mix. Which open words may share a pass?",
+    "exact": "Too few, with the perfect model: so it is the rule's fault. Words of two wordings, 0.55 "
+             "and 0.45 likely, mix if committed together. Which open words may share a pass?",
     "trained": "Too few, though the perfect model has enough. A trained model's odds waver about the "
-               "perfect one's, 0.55 for one of two wordings: is your threshold far enough from that? "
-               "And does the rule take back what was right?",
-    "weak": f"At least {MORE} more of both must be right. An unsure model is often wrong where it is "
-            "sure; and a wrong word, once committed, makes the others fit it. A later pass may know "
-            "better: step.probs has the committed positions, too. What has become improbable can be "
-            "taken back."}
+               "perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
+    "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure, "
+            "and a later pass may know better. step.probs has the committed positions, too: what has "
+            "become improbable can be taken back."}
 
 
 def three_models(solution):
@@ -27,16 +24,13 @@ def three_models(solution):
             sum(found[1].right), mean(found[1].passes))
         said = f"{block}: {tell(mine)}; {BASE}: {tell(theirs)}. "
         endless = sum(n >= LIMIT for found in mine for n in found.iterations)
-        teach(not endless, said + f"{endless} captions were ended by the limit of passes: your rule "
-              "does not end by itself. A token that is taken back may be proposed again, and be "
-              "doubted again: count in step.memory how often, and stop.")
+        teach(not endless, said + f"{endless} captions were ended by the limit of passes. A token "
+              "that is taken back may be proposed, and doubted, again: count in step.memory, and stop.")
         more = sum(sum(one.right) - sum(other.right) for one, other in zip(mine, theirs))
         teach(more >= (MORE if block == "weak" else -FEWER), said + TOO_FEW[block])
         passes = mean([mean(found.passes) for found in mine])
-        teach(passes <= MOST, said + f"{passes:.2f} passes on average, more than {MOST}: in how "
-              "many of them does a single token go? One open choice may go with all that is sure. "
-              "(A pass that takes back as much as it commits gains nothing, either; and step.look "
-              "is a pass.)")
+        teach(passes <= MOST, said + f"{passes:.2f} passes on average, more than {MOST}. One open "
+              "choice may go with all that is sure. (step.look is a pass, too.)")
 
 
 CHECKS = [three_models]

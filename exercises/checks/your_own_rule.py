@@ -37,11 +37,10 @@ def beside(solution, other):
 
 def beats_a_fixed_count(solution):
     right, passes, theirs, their_passes, said = beside(solution, "maskgit:2")
-    teach(right >= theirs,
-          said + "Too few are right. Tokens committed in one iteration are chosen independently of "
-          "each other. Where two are nearly as good (at or in; an object's size first, or its "
-          "place), each position picks for itself, and they mix. Which positions may go together, "
-          "and which has to see another's choice first?")
+    teach(right >= theirs, said + "Too few are right. Tokens committed in one iteration are chosen "
+          "independently. Where two are nearly as good (at or in; an object's size first, or its "
+          "place), each position picks for itself, and they mix. Which has to see another's choice "
+          "first?")
     teach(passes < their_passes / 2, said + "Too slow: commit all that is sure at once, however "
           "many that are. (A look of the rule's own, step.look, is a pass, too.)")
 
@@ -50,12 +49,11 @@ def as_right_in_fewer_passes_than_confident(solution):
     right, passes, theirs, their_passes, said = beside(solution, "confident:0.9")
     teach(right > theirs - WORSE, said + "Fast, but too few are right: committed together, "
           "undecided words mix. A lower threshold alone is not the way.")
-    teach(passes < their_passes - 1, said + "In many of your passes a single token goes. Look at a "
-          "trace (python sample.py --seed 9 --rule FILE): what does such a token decide, and what "
-          "happens in the pass after it? (Of committed positions there is a confidence, too, a "
-          "high one: an argmax or topk over all positions finds those, and they are ignored.)")
-    teach(passes <= MOST, said + f"Fewer than before, and still more than {MOST}. Must each single "
-          "token go alone? What may be in a pass together with it, so that nothing mixes?")
+    teach(passes <= MOST, said + f"More than {MOST}: in many of your passes a single token goes. "
+          "Look at a trace (python sample.py --seed 9 --rule FILE): what does such a token decide, "
+          "and what may be in a pass together with it, so that nothing mixes? (Of committed "
+          "positions there is a confidence, too, a high one: an argmax over all positions finds "
+          "those, and they are ignored.)")
 
 
 CHECKS = [each_example_on_its_own, beats_a_fixed_count, as_right_in_fewer_passes_than_confident]
