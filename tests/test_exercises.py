@@ -6,9 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-import mini_dimple
 from conftest import refused_by
 from data import toy
 from exercises import __main__ as runner, checks
@@ -58,7 +56,7 @@ def test_the_stub_fails(number, check):
     assert not passes and re.search("is not written yet|no guess yet", text)
 
 
-@pytest.mark.parametrize("number", params([[number] for number in NAMES], slow=("05", "15")))
+@pytest.mark.parametrize("number", params([[number] for number in NAMES]))
 def test_our_answer_passes_and_shows_something(number, check):
     passes, text = check(number, answer(number))
     assert passes, text
@@ -66,7 +64,6 @@ def test_our_answer_passes_and_shows_something(number, check):
 
 
 # a loop's end, a mask, ... : what is changed in the answer, and into what
-ROW = "best = torch.zeros_like(commit).scatter(1, top, True) & masked\n"
 AVERAGE = "((nll * masked).sum(1) / t).mean() / W"
 OPEN = "sure.scatter(1, open_choices.argmax(1, keepdim=True), True)"
 MEAN = "(step.confidence * masked) @ of_block / left"
@@ -84,44 +81,34 @@ MISTAKES = [
      "torch.rand(response.shape).argsort(1).argsort(1) < (t[:, None] * response.shape[1])"),
     ("01", "response.masked_fill(", "response.masked_fill_("),
     ("01", "< t[:, None]", "< t[:, None] * (response != mask_id - 1)"),
-    ("01", "torch.rand(B)", "torch.rand(1).expand(B)"),
     ("01", "torch.rand(B)", "torch.rand(B) ** 2"),
     ("01", "EPS + (1 - EPS) *", ""),
     ("02", "hidden[:, -W - 1:-1]", "hidden[:, -W:]"),
-    ("02", "hidden[:, -W - 1:-1]", "hidden[:, -W:].roll(1, 1)"),
     ("02", "(nll * masked)", "nll"),
     ("02", AVERAGE, "nll[masked].mean()"),
-    ("02", AVERAGE, "((nll * masked).sum(1) / masked.sum(1)).mean()"),
     ("02", AVERAGE, "((nll * masked).sum(1)).mean() / W"),
     ("02", "causal=False", "causal=True"),
     ("02", "model.embedding(noisy)", "model.embedding(response)"),
     ("02", ".mean() / W", ".mean().detach() / W"),
     ("02", "model.head(hidden", "model.head(hidden.detach()"),
-    ("02", "(nll * masked).sum(1) / t", "(nll * masked).sum(1, keepdim=True) / t"),
     ("02", "/ t).mean() / W", "/ t / masked.any(1)).mean() / W"),
     ("03", ".triu(1)", ".tril(-1)"),
-    ("03", ".triu(1)", ".triu(0)"),
     ("03", ".triu(1)", ".triu(2)"),
-    ("03", "if causal:", "if not causal:"),
     ("03", "if causal:", "if True:"),
     ("03", " / math.sqrt(q.shape[-1])", ""),
     ("03", "scores = q @", "scores = q.div_(2) @"),
     ("03", "scores = scores.masked_fill(future, -torch.inf)",
      "return scores.softmax(-1).masked_fill(future, 0) @ v"),
     ("04", "commit.any(1, keepdim=True)", "commit.any()"),
-    ("04", ROW + "        commit = torch.where(commit.any(1, keepdim=True), commit, best)",
-     "if not commit.any():\n            commit.view(-1)[confidence.argmax()] = True"),
     ("04", "probs = logits.softmax(-1)", "probs = (logits / (temperature or 1)).softmax(-1)"),
     ("04", "(logits / temperature)", "logits"),
     ("04", "logits[..., mask_id] = -torch.inf", "pass"),
-    ("04", "commit = torch.where(commit.any(1, keepdim=True), commit, best)", "pass"),
     ("04", "iterations += masked.any(1)", "iterations += 1"),
     ("04", "tokens = torch.where(commit, proposal, tokens)",
      "window[commit] = proposal[commit]; tokens = window"),
     ("04", "> threshold", "> threshold / 2"),
     ("05", OPEN, "step.confidence > 0.5"),
     ("05", OPEN, "sure"),
-    ("05", OPEN, f"sure if step.iteration % 3 else {OPEN}"),
     ("05", OPEN, "sure | (open_choices == open_choices.max())"),
     ("05", "    open_choices", "    step.look(step.tokens)\n    open_choices"),
     ("06", "prefix.shape[1] - 1", "prefix.shape[1]"),
@@ -130,7 +117,6 @@ MISTAKES = [
     ("06", "hidden[:, -W - 1:-1]", "hidden[:, -W:]"),
     ("06", "causal=False, past=past", "causal=False"),
     ("06", "causal=causal", "causal=True"),
-    ("06", 'WHY = "c"', "WHY = None"),
     ("06", 'WHY = "c"', 'WHY = "b"'),
     ("07", '"( *_|', '"(_|'),
     ("07", 'r"( *_|<end>)", template', 'r"(<end>)", template'),
@@ -146,12 +132,10 @@ MISTAKES = [
      "torch.where(done, surest, current)[:1].expand(len(masked))"),
     ("08", 'step.memory.get("block", surest)',
      "globals().get('kept', surest)[:len(surest)]; globals()['kept'] = current"),
-    ("08", ".scatter(1, confidence.argmax(1, keepdim=True), True)", ""),
     ("08", "confidence > 0.9", "confidence > 0.7"),
     ("09", "ends[0] + 1", "ends[0]"),
     ("09", "ends[0] + 1", "ends[-1] + 1"),
     ("09", "(tokens[0] == eos_id)", "(proposal[0] == eos_id)"),
-    ("09", "if len(ends):", "if False:"),
     ("09", "if len(ends):", "if len(ends) and tokens.shape == window.shape:"),
     ("09", "    return out", "    return tokens"),
     ("10", "torch.cat([x, x]) for x", "x.repeat_interleave(2, 0) for x"),
@@ -165,26 +149,21 @@ MISTAKES = [
     ("11", "(15, 35)", "(0, 100)"),
     ("12", "odds * agreeing(", "agreeing("),
     ("12", "odds * agreeing(captions, tokens, mask_id)", "odds"),
-    ("12", "    weight = weight / weight.sum()\n", ""),
     ("12", AGREES, "(captions == tokens).any(1) | (tokens == mask_id).all()"),
     ("12", "    weight = odds * agreeing(captions, tokens, mask_id)\n",
      "    odds[~agreeing(captions, tokens, mask_id)] = 0\n    weight = odds\n"),
     ("12", PAIRS, "(probs[i] * probs[j]).sum()"),
-    ("12", PAIRS, "1.0"),
     ("12", ".unique(dim=0)", ""),
     ("13", "odds * (", "1.0 * ("),
-    ("13", f"odds * {AGREES}", "odds"),
     ("13", "torch.special.entr(probs).sum()", "-(probs * probs.log()).sum()"),
-    ("13", ERROR, "entropies.sum() - entropies.max()"),
+    ("13", ERROR, "entropy(*scene, places)"),
     ("13", "entropies.max()", "entropies.min()"),
     ("13", f"return {TIED}", "return torch.log(torch.tensor(2.0))"),
     ("14", "longest + 1", "longest"),
     ("14", "responses)) + 1", "responses))"),
-    ("14", LENGTH, "longest"),
     ("14", LENGTH, "max(shortest, int(torch.randint(1, longest + 1, (), generator=generator)))"),
     ("14", ", generator=generator)", ")"),
     ("14", "ids + [eos_id] * (W - len(ids))", "[eos_id] * (W - len(ids)) + ids"),
-    ("14", "lengths.double().mean()", "lengths.double().max()"),
     ("14", "return step.confidence > 0.9", "return step.confidence > 0.5"),
     ("14", "return step.tokens[:, :longest]", "pass"),
     ("14", "return step.tokens[:, :longest]",
@@ -212,28 +191,7 @@ def test_no_rule_of_the_gallery_passes_exercise_15(rule, check):
 
 
 OTHERS = {  # right answers that are not like ours
-    "02": """
-def diffusion_loss(model, images, prompt, response, masked, t):
-    total = 0
-    for b in range(len(response)):
-        noisy = response[b:b + 1].clone()
-        noisy[0, masked[b]] = model.config.mask_id
-        log_probs = model(images[b:b + 1], prompt[b:b + 1], noisy, causal=False)[0].log_softmax(-1)
-        for i in masked[b].nonzero()[:, 0].tolist():
-            total = total - log_probs[i, response[b, i]] / t[b]
-    return total / len(response) / response.shape[1]
-""", "03": """
-import torch
-def attention(q, k, v, causal):
-    out = torch.zeros_like(q)
-    for i in range(q.shape[2]):
-        end = i + 1 if causal else q.shape[2]
-        weights = torch.einsum("bhd,bhkd->bhk", q[:, :, i],
-                               k[:, :, :end]).div(q.shape[-1] ** 0.5).exp()
-        out[:, :, i] = (torch.einsum("bhk,bhkd->bhd", weights, v[:, :, :end])
-                        / weights.sum(-1, keepdim=True))
-    return out
-""", "04": """
+    "04": """
 import torch
 def decode(model, images, prompt, window, threshold, temperature=0.0):
     mask, out, counts = model.config.mask_id, window.clone(), torch.zeros(len(window), dtype=int)
@@ -252,22 +210,6 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
     return out, counts
 """, "05": """
 from rules.eb_sampler import rule
-""", "06": """
-import torch
-def first_pass(model, prefix, window):
-    logits, cache = model.logits(prefix, window, causal=False)
-    n = prefix.shape[1] - 1
-    return logits, tuple((k[:, :, :n].clone(), v[:, :, :n].clone()) for k, v in cache)
-def later_pass(model, last, tokens, past):
-    return model.logits(last, tokens, causal=False, past=past)[0]
-def lone_past(model, prefix, causal):
-    if not causal:
-        return model.transformer(prefix[:, :prefix.shape[1] - 1], False)[1]
-    past = None
-    for i in range(prefix.shape[1] - 1):
-        past = model.transformer(prefix[:, i:i + 1], True, past)[1]
-    return past
-WHY = "c"
 """, "08": """
 import torch
 def rule(step, k=16):  # remembers nothing: a begun block has tokens that were not given
@@ -395,17 +337,6 @@ def test_a_rule_of_the_course_goes_to_the_board_from_its_own_file(number, number
     assert sum(checks.measured(rule, 8).right) >= 7
 
 
-def test_the_model_is_left_as_it_was():
-    """A watched model is the shared one again, even after a failure inside."""
-    model, some = checks.shipped()[0], checks.scenes()
-    with (pytest.raises(checks.Lesson, match="enough"),
-          checks.watched(model, *some[:1][:2], 1, "enough") as seen):
-        for _ in range(2):
-            model(*some[:1], causal=False)
-    assert len(seen[0]) == 1 and model.logits.__func__ is mini_dimple.Dimple.logits
-    assert torch.equal(seen[0][0][0], some.windows[0])
-
-
 # ---------------------------------------------------------------- python -m exercises
 
 @pytest.fixture
@@ -454,20 +385,25 @@ def test_yours_are_those_in_exercises_and_ours_those_of_answers(desk, capfd):
 
 
 @pytest.mark.parametrize("source, words", [
-    ("def twins(*given):\n    while True:\n        pass", "not done after 3 s: .*check 1 .*line [23]"),
-    ("while True:\n    pass", "not done after 3 s: .*line [12]"),
-    ("import os\nos._exit(3)", "exit code 3"),
     ("def twins(:\n    pass", "Line 1: def twins.*\nSyntaxError"),
     ("import nothing_of_that_name", "Line 1: .*\nModuleNotFoundError"),
-    ("def twins(*given):\n    exit()", "Line 2: exit.*\nSystemExit"),
-    ("", "twins"), (None, "no such file")])
-def test_a_file_that_does_not_run_does_not_stop_the_others(source, words, desk, capfd):
-    path = desk / f"{NAMES['10']}.py"
-    path.write_text(source) if source is not None else path.unlink()
-    assert ran(10, 1, "--timeout", 3, "--folder", desk) == 1
-    out = capfd.readouterr().out
-    assert re.search(words, out) and "draw_t is not written yet" in out
-    assert "0 of 2 pass" in out
+    ("def twins(*given):\n    exit()", "Line 2: exit.*\nSystemExit"), ("", "twins")])
+def test_a_file_that_does_not_run_is_told_its_line(source, words, check):
+    passes, text = check("10", source)
+    assert not passes and re.search(words, text)
+
+
+def test_an_endless_file_or_none_does_not_stop_the_others(desk, capfd, monkeypatch):
+    monkeypatch.setattr(runner, "NAMES", {n: NAMES[f"{n:02d}"] for n in (1, 8, 9, 10)})
+    monkeypatch.setenv("COLUMNS", "200")
+    endless = "\n    while True:\n        pass\n"
+    (desk / f"{NAMES['01']}.py").write_text(f"def draw_t(B):{endless}")
+    (desk / f"{NAMES['08']}.py").write_text("import os\nos._exit(3)")
+    assert ran("--timeout", 2, "--folder", desk) == 1
+    first, second, third, fourth, end = capfd.readouterr().out.splitlines()
+    assert re.search("not done after 2 s.*check 1 of .*levels.*line [23]", first)
+    assert "exit code 3" in second and "no such file" in third
+    assert "not written yet" in fourth and end == "0 of 4 pass"
 
 
 @pytest.mark.parametrize("words, named", [

@@ -39,15 +39,12 @@ def mistaken(some, tokens, places):
             error_and_bound(some, places, some.odds),
         "All captions that agree count the same in yours; use their odds.":
             error_and_bound(some, places, agrees.float()),
-        "That is the other of the two: joint_error has the entropy of all words together, bound has "
-        "the largest entropy of a single one.": (bound, error),
-        "You subtract the entropy of whole captions. Captions that are alike at the places are one "
-        "outcome: add up their odds first.": (sum(single) - captions, math.nan),
-        "You add up what each pair shares. Of three words that are tied the third tells nothing new: "
-        "take them all together.":
-            (sum(error_and_bound(some, pair, weight)[0] for pair in pairs), math.nan),
+        "That is the other of the two.": (bound, error),
+        "Captions that are alike at the places are one outcome: add up their odds first.":
+            (sum(single) - captions, math.nan),
+        "You add up what each pair shares. Take all words together: a third that is tied tells "
+        "nothing new.": (sum(error_and_bound(some, pair, weight)[0] for pair in pairs), math.nan),
         "The sign is the wrong way round.": (-error, -bound),
-        "That is the sum of the entropies; nothing is subtracted.": (sum(single), sum(single)),
         "You subtract the smallest entropy, not the largest.":
             (math.nan, sum(single) - min(single)),
         "That has to be subtracted from the sum of the single entropies.":

@@ -1,25 +1,22 @@
 """Checks exercise 9 by watching the windows of all passes, and by what comes out."""
 import functools
 import math
-from unittest import mock
 
 import torch
 
-from exercises.checks import ask, count_right, scenes, shipped, teach, teach_tensor, watched
+from exercises.checks import Watched, ask, count_right, scenes, shipped, teach, teach_tensor
 
 MODEL, TOKENIZER = shipped()
 SOME = scenes()
 EOS = MODEL.config.eos_id
 N, W = 32, MODEL.config.window
-ENDLESS = ("Your loop does not end. Is at least one token committed in each iteration, and [MASK] "
-           "never proposed?")
 
 
-def tokens_of(solution, given):
-    tokens = ask(solution.decode_shrinking, MODEL, *given, 0.9)
+def tokens_of(solution, model, given):
+    tokens = ask(solution.decode_shrinking, model, *given, 0.9)
     teach_tensor(tokens, (1, W), torch.long,
                  "tokens (pad them with EOS to the window that you were given)")
-    return tokens[0]
+    return tokens[0].tolist()
 
 
 def where_the_window_is_cut(solution):
@@ -28,18 +25,17 @@ def where_the_window_is_cut(solution):
     In its first pass it also thinks that there may be one at 5, with a probability of 0.6."""
     seen = []
 
-    def told(prefix, response, causal, past=None):
-        seen.append(response.shape[1])
-        teach(len(seen) < 99, ENDLESS)
-        logits = torch.zeros(1, 48, MODEL.config.vocab_size)
+    def model(images, prompt, tokens, causal):
+        seen.append(tokens.shape[1])
+        logits = torch.zeros(1, W, MODEL.config.vocab_size)
         if len(seen) == 1:
             logits[0, 5, EOS] = math.log(1.5 * (logits.shape[-1] - 2))  # the others: 0
-        sure, token = {1: (30, EOS), 2: (12, EOS)}.get(len(seen), (slice(12), 7))
-        logits[0, sure, token] = 20.0
-        return logits[:, :response.shape[1]], []
-    with mock.patch.object(MODEL, "logits", told):
-        tokens = tokens_of(solution, SOME[:1])
-    teach(seen[:3] == [48, 31, 13] and tokens.tolist() == [7] * 12 + [EOS] * 36,
+        place, token = {1: (30, EOS), 2: (12, EOS)}.get(len(seen), (slice(12), 7))
+        logits[0, place, token] = 20.0
+        return logits[:, :tokens.shape[1]]
+    model.config = MODEL.config
+    tokens = tokens_of(solution, model, SOME[:1])
+    teach(seen[:3] == [48, 31, 13] and tokens == [7] * 12 + [EOS] * 36,
           "A model that commits an EOS at place 30 in its first pass and another at place 12 in its "
           "second must see windows of 48, 31 and 13 tokens, and its response is 12 words; yours sees "
           f"{seen[:3]}. Cut behind the FIRST EOS that is committed (a proposal may still change), "
@@ -50,10 +46,9 @@ def where_the_window_is_cut(solution):
 def decoded(solution, b):
     """-> the tokens that the reader's loop gives scene b, and how long the windows of its passes
     were."""
-    given = SOME[b:b + 1]
-    with watched(MODEL, *given[:2], W + 1, ENDLESS) as seen:
-        tokens = tokens_of(solution, given).tolist()
-    return tokens, [len(window) for window, _ in seen[0]]
+    model = Watched(W + 1)
+    tokens = tokens_of(solution, model, SOME[b:b + 1])
+    return tokens, [window.shape[1] for window in model.windows]
 
 
 def caption(tokens):
