@@ -36,25 +36,20 @@ def check(say, path):
     start = time.monotonic()
     try:
         teach(path.is_file(), f"There is no such file in {path.parent}.")
-        say("the file was loaded")
+        say("loading the file")
         solution = load_module(path, f"exercise_{path.stem}")
         checker = importlib.import_module(f"exercises.checks.{path.stem[3:]}")
-        passes, text = True, run(checker, solution, say)
+        for n, one in enumerate(checker.CHECKS, 1):
+            say(f"check {n} of {len(checker.CHECKS)}, {one.__name__.replace('_', ' ')}")
+            one(solution)
+        say("all checks passed; this is what it shows")
+        passes, text = True, checker.show(solution)
     except Lesson as lesson:
         passes, text = False, str(lesson)
     except (Exception, SystemExit) as error:
         passes, text = False, explained(error, str(path)) or (
             f"The checker did not expect this, and failed.\n\n{traceback.format_exc()}")
     return passes, text, time.monotonic() - start
-
-
-def run(checker, solution, say=lambda words: None):
-    """-> what a right solution shows. Raises Lesson, and what the reader's code raises."""
-    for n, one in enumerate(checker.CHECKS, 1):
-        say(f"check {n} of {len(checker.CHECKS)}, {one.__name__.replace('_', ' ')}")
-        one(solution)
-    say("all checks passed; this is what it shows")
-    return checker.show(solution)
 
 
 def explained(error, file):
@@ -81,7 +76,7 @@ def ask(function, *given):
     copies = [copy.deepcopy(x) if isinstance(x, (torch.Tensor, list)) else x for x in given]
     answer = function(*copies)
     teach(all(map(same, copies, given)), f"{function.__name__} changes its arguments, which are "
-          "needed afterwards. Make new tensors (clone, masked_fill, x / 4), not x /= 4 or x[...] =.")
+          "needed afterwards. Make new tensors: masked_fill, not masked_fill_; x / 4, not x /= 4.")
     return answer
 
 
@@ -145,7 +140,8 @@ def scenes(n=64, length=None):
 
 def way(rule, n=64, block="trained", temperature=0.0, length=None):
     """How a rule, the reader's function or one of rules/ by its name, captions the first n scenes
-    in a block of the board, "exact", "trained" or "weak", or by the "ar" weights: rows -> Decoded."""
+    in a block of the board, "exact", "trained" or "weak", or by the "ar" weights: rows ->
+    Decoded."""
     rule = resolve(rule) if isinstance(rule, str) else checked(rule, "rule")
     if block == "exact":
         return exact_way(scenes(n), rule, temperature)
@@ -180,7 +176,7 @@ class Watched:
 
     def __call__(self, images, prompt, tokens, causal):
         self.windows.append(tokens.clone())
-        teach(len(self.windows) <= self.most, "Your loop does not end. Three usual reasons: where no "
+        teach(len(self.windows) <= self.most, "Your loop does not end. Usual reasons: where no "
               "masked position of an example passes the threshold, nothing is committed; the "
               "proposal is [MASK] itself (set its logit to -inf); or committed positions, whose "
               "confidence is high, win the argmax.")

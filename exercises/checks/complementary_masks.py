@@ -6,8 +6,8 @@ from mini_dimple import draw_t, forward_process
 
 SOME, MASK = scenes(), shipped()[0].config.mask_id
 B = 6
-ORDER = ("Are the rows in one order everywhere? torch.cat([x, x]) and x.repeat(2, ...) put the twins "
-         "B rows apart, x.repeat_interleave(2, 0) side by side: do not mix them.")
+ORDER = ("Are the rows in one order everywhere? torch.cat([x, x]) puts the twins B rows apart, "
+         "x.repeat_interleave(2, 0) side by side.")
 NAMES = "images", "prompt", "response", "noisy", "masked", "t"
 
 
@@ -46,8 +46,7 @@ def every_row(solution):
         teach(torch.isclose(levels[own], t[b])
               and torch.isclose(levels[twin], (1 - t[b]).clamp(min=1e-3)),
               f"Of t = {t[b]:.3f} the levels of the two are {levels[own]:.3f} and "
-              f"{levels[twin]:.3f}. They must be t and 1 - t, and at least EPS: the loss divides by "
-              "them.")
+              f"{levels[twin]:.3f}. They must be t and 1 - t, and at least EPS.")
     teach(torch.equal(noisy, response.masked_fill(masked, MASK)), "noisy must be the row's own "
           "response with [MASK] where its own mask is True, not its twin's. Start from the clean "
           f"response. {ORDER}")
@@ -73,8 +72,9 @@ def show(solution):
                      f"{times(masked[first], masked[second])}    {times(given[3], other)}    "
                      f"{weights}")
     return "\n".join([
-        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, once, "
-        "twice by two:", "    t  one mask    your twins            two drawn apart       weights "
-        "1/t of the twins", *lines,
+        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, "
+        "once, twice by two:",
+        "    t  one mask    your twins            two drawn apart       weights 1/t of the twins",
+        *lines,
         "Over all t: one mask half of them, two drawn apart a third never. What does that cost in "
         "passes, and what", "may it do to the loss that 1/t weighs?"])

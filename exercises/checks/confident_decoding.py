@@ -45,9 +45,8 @@ def each_example_as_the_paper_says(solution):
                   "fallback look at ONE row each (Dimple's public code selects across the batch), "
                   "and a finished example counts no more passes.")
         teach(False, f"At threshold {threshold} these pictures take {needed.tolist()} iterations, "
-              f"yours {iterations.tolist()}. More: are all positions above the threshold committed, "
-              "and is [MASK] excluded before the softmax, so that it lowers no confidence? As many, "
-              "but other tokens: is each the proposal of its own position and pass?")
+              f"yours {iterations.tolist()}. Are all positions above the threshold committed, no "
+              "others, and is [MASK] excluded before the softmax, so that it lowers no confidence?")
 
 
 def given_tokens_stay(solution):
@@ -58,7 +57,7 @@ def given_tokens_stay(solution):
     tokens = run(solution, images, prompt, window, 0.9)[0]
     teach(torch.equal(tokens, right(images, prompt, window, 0.9)[0])
           and run(solution, images, prompt, tokens, 0.9)[1].sum() == 0,
-          "With some tokens given, the rest comes out differently; or none is left, and it iterates.")
+          "With tokens given, the rest comes out differently; or nothing is left, and it iterates.")
 
 
 def confidence_is_read_before_temperature(solution):
@@ -67,10 +66,10 @@ def confidence_is_read_before_temperature(solution):
         torch.manual_seed(0)
         found[temperature], iterations, _ = run(solution, *SOME[:6], 0.9, temperature)
         teach(temperature != 1e-5 or torch.equal(iterations, right(*SOME[:6], 0.9)[1]),
-              "At a temperature of 0.00001 your decoding takes other iterations than at 0. Confidence "
-              "is the probability of what was drawn BEFORE temperature: a low one makes all sure.")
+              "At a temperature of 0.00001 your decoding takes other iterations than at 0. "
+              "Confidence is read BEFORE temperature: a low one makes any guess look sure.")
     teach(torch.equal(found[0.0], found[1e-5]) and not torch.equal(found[0.0], found[5.0]),
-          "At a temperature of 0.00001 your tokens must be the most probable ones, and at 5 others: "
+          "At a temperature of 0.00001 your tokens must be the most probable ones, at 5 others: "
           "the proposal is drawn from softmax(logits / temperature).")
 
 

@@ -41,9 +41,9 @@ def losses(images, prompt, response, masked, t):
             loss(nll(torch.full_like(prompt, MASK), noisy)),
         "Only masked tokens count: the others stand in the input, and to predict them is to copy.":
             (right.sum(1) / t).mean() / W,
-        "That is each example's mean over its masked tokens, as in the public code (not the paper).":
+        "That is each example's mean over its masked tokens, as in the public code.":
             (kept / masked.sum(1).clamp(min=1)).mean(),
-        "That is the mean over all masked tokens (train.py --variant flat), without the weight 1/t.":
+        "That is the mean over all masked tokens (train.py --variant flat), without 1/t.":
             kept.sum() / masked.sum(),
         "The weight 1/t is missing, which makes every level count alike.": kept.mean() / W,
         "t was broadcast against the whole batch, (B, 1) against (B,). Sum without keepdim.":
@@ -99,5 +99,5 @@ def show(solution):
     return "\n".join([
         "Your loss on 32 held-out captions, in nats, at one level t each:",
         "    t   trained weights   weaker weights   AR weights   least possible", *lines,
-        "Why is the least possible not 0, and why does it grow with t? Why are the AR weights so bad "
-        "at it,", "which caption 98% right from left to right?"])
+        "Why is the least possible not 0, and why does it grow with t? Why are the AR weights so "
+        "bad at it,", "which caption 98% right from left to right?"])

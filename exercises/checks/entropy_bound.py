@@ -16,7 +16,8 @@ BESIDE = 0.002  # nats: how far below and above the reader's number
 def entropy(some, places, weight):
     """Of the captions' joint distribution at `places`, in nats."""
     _, outcome = some.captions[:, places].unique(dim=0, return_inverse=True)
-    probs = torch.zeros(len(weight)).double().index_add(0, outcome, (weight / weight.sum()).double())
+    weight = (weight / weight.sum()).double()
+    probs = torch.zeros_like(weight).index_add(0, outcome, weight)
     return torch.special.entr(probs).sum().item()
 
 
@@ -66,9 +67,8 @@ def joint_error_and_bound(solution):
         # a lesson must explain all that is wrong
         compare(mine, [one[k] for one in right],
                 {lesson: [one[lesson][k] for one in wrong] for lesson in wrong[0]},
-                f"With the window \"{words(asked[off][1])}\" and the places {asked[off][2]} {name} is "
-                f"{right[off][k]:.3f} nats; yours: {mine[off]:.3f}. (0 * log(0) is no number; entr(p) "
-                "takes 0 ln 0 as 0.) ")
+                f"With the window \"{words(asked[off][1])}\" and the places {asked[off][2]} {name} "
+                f"is {right[off][k]:.3f} nats; yours: {mine[off]:.3f}. ")
 
 
 def where_it_breaks(solution):
@@ -97,7 +97,8 @@ def show(solution):
                          ([0, 4, 5], "two of them tied")):
         found = [float(some.ask(function, tokens, places))
                  for function in (solution.joint_error, solution.bound)]
-        lines.append("{:9s}{:26s}{:12.3f}{:12.3f}".format(", ".join(map(str, places)), name, *found))
+        lines.append("{:35s}{:12.3f}{:12.3f}".format(
+            f"{', '.join(map(str, places)):9s}{name}", *found))
     for limit in (at - BESIDE, at + BESIDE, math.log(2) + BESIDE):
         found = measured(f"eb_sampler:{limit:.4f}", 60, "exact", 1.0)
         counts = [f", {word} {found.wrong.count(word)}" for word in toy.MISTAKES

@@ -93,8 +93,8 @@ def the_posterior(solution):
               "those captions that agree. (A [MASK] agrees with every token.)")
         right = some.exact.look([0])(tokens[None])[0][0].exp()
         at, token = divmod((probs - right).abs().argmax().item(), MASK + 1)
-        agrees, known = some.agree(tokens), tokens != MASK
-        any_of = (some.captions == tokens)[:, known].any(1) if known.any() else agrees
+        agrees = some.agree(tokens)
+        any_of = (some.captions == tokens).any(1) | (tokens == MASK).all()
         compare(probs, right, {
             "All captions that agree count the same in yours; use their odds.":
                 some.average(agrees.float()),
@@ -108,11 +108,10 @@ def the_posterior(solution):
 def two_at_once(solution):
     for some, tokens in cases():
         agrees, pairs = some.agree(tokens), list(itertools.combinations(masked_places(tokens), 2))
-        probs, prior = some.average(some.odds * agrees), some.average(some.odds)
+        probs = some.average(some.odds * agrees)
         for i, j in random.Random(0).sample(pairs, min(24, len(pairs))):
             value = number(some.ask(solution.survives, tokens, i, j), "survives")
             right = sum(probs[i, a] * probs[j, b] for a, b in some.fits(tokens, i, j))
-            before = some.fits(torch.full_like(tokens, MASK), i, j)
             each = probs[i, some.captions[:, i]] * probs[j, some.captions[:, j]]  # (N,)
             compare(value, right, {
                 "The two are not drawn from a caption: each is drawn from its own row, so that a "
@@ -121,8 +120,6 @@ def two_at_once(solution):
                 "Several captions share a pair of words. Count each pair once (unique, or a set).":
                     each[agrees].sum(),
                 "That is of the likeliest pair alone.": probs[i].max() * probs[j].max(),
-                "That leaves out what is committed.":
-                    sum(prior[i, a] * prior[j, b] for a, b in before),
                 "That is the probability that they do NOT fit.": 1 - right},
                 f"With the window \"{words(tokens)}\" draws for the positions {i} and {j} fit with "
                 f"probability {right:.3f}; yours: {value:.3f}. ")

@@ -36,8 +36,8 @@ def where_the_window_is_cut(solution):
     model.config = MODEL.config
     tokens = tokens_of(solution, model, SOME[:1])
     teach(seen[:3] == [48, 31, 13] and tokens == [7] * 12 + [EOS] * 36,
-          "A model that commits an EOS at place 30 in its first pass and another at place 12 in its "
-          "second must see windows of 48, 31 and 13 tokens, and its response is 12 words; yours sees "
+          "A model that commits an EOS at place 30 in its first pass and another at place 12 in "
+          "its second must see windows of 48, 31 and 13 tokens and say 12 words; yours sees "
           f"{seen[:3]}. Cut behind the FIRST EOS that is committed (a proposal may still change), "
           "after every pass; the EOS itself stays, as it tells the model how long the answer is.")
 

@@ -28,8 +28,8 @@ def masked_by(solution, response, t):
     noisy, masked = teach_tuple(ask(solution.forward_process, response, t, MASK), "noisy", "masked")
     teach_tensor(noisy, response.shape, torch.long, "noisy, the first of the two,")
     teach_tensor(masked, response.shape, torch.bool, "masked, the second of the two,")
-    teach(torch.equal(noisy, response.masked_fill(masked, MASK)), "noisy must be [MASK] where masked "
-          "is True, as the loss is taken there, and elsewhere the response as it was.")
+    teach(torch.equal(noisy, response.masked_fill(masked, MASK)), "noisy must be [MASK] where "
+          "masked is True, as the loss is taken there, and elsewhere the response as it was.")
     return masked
 
 
@@ -39,8 +39,8 @@ def how_much_is_masked(solution):
     shares = masked_by(solution, torch.zeros(4, 20_000, dtype=torch.long), t).float().mean(1)
     said = ", ".join(f"{share:.2f}" for share in shares)
     compare(shares, t, {"That is 1 - t.": 1 - t, "Each example has its own t (t[:, None]).": t[0]},
-            f"For t = 0.05, 0.3, 0.8, 1 the masked shares are {said}. Each token becomes [MASK] with "
-            "probability t, by a random number of its own (shape (B, W), not (B, 1)). ", 0.02)
+            f"For t = 0.05, 0.3, 0.8, 1 the masked shares are {said}. Each token becomes [MASK] "
+            "with probability t, by a random number of its own (shape (B, W), not (B, 1)). ", 0.02)
 
 
 def each_token_on_its_own(solution):
@@ -57,11 +57,11 @@ def each_token_on_its_own(solution):
 
 def the_padding_too(solution):
     torch.manual_seed(0)
-    masked, is_eos = masked_by(solution, SOME.responses, torch.full((64,), 0.5)), SOME.responses == EOS
-    words, padding = (masked[place].float().mean() for place in (~is_eos, is_eos))
+    masked = masked_by(solution, SOME.responses, torch.full((64,), 0.5)).float()
+    words, padding = masked[SOME.responses != EOS].mean(), masked[SOME.responses == EOS].mean()
     teach(abs(words - padding) < 0.1,
-          f"At t = 0.5, {words:.0%} of the words are masked and {padding:.0%} of the EOS tokens, by "
-          "which the model learns where to stop.")
+          f"At t = 0.5, {words:.0%} of the words are masked and {padding:.0%} of the EOS tokens, "
+          "by which the model learns where to stop.")
 
 
 CHECKS = [levels, how_much_is_masked, each_token_on_its_own, the_padding_too]

@@ -63,15 +63,15 @@ share = functools.cache(lambda question: 100 * sum(QUESTIONS[question][0]()) / N
 def guesses(solution):
     for question in QUESTIONS:
         guess = solution.GUESS.get(question)
-        teach(guess is not None, f"{question}: no guess yet. Write a range, (low, high), in percent.")
+        teach(guess, f"{question}: no guess yet. Write a range, (low, high), in percent.")
         low, high = guess
-        teach(0 <= low <= high <= 100 and high - low <= WIDEST, f"{question}: {guess} must run from "
-              f"low to high, within 0 and 100 percent, and be at most {WIDEST} points wide.")
+        teach(0 <= low <= high <= 100 and high - low <= WIDEST, f"{question}: {guess} must be a "
+              f"range within 0 and 100 percent, at most {WIDEST} points wide.")
     lessons = [f"{question}: you guessed {low:g} to {high:g}%, measured {share(question):.0f}%. "
                f"{QUESTIONS[question][1]}" for question, (low, high) in solution.GUESS.items()
                if not low <= share(question) <= high]
-    teach(not lessons, "\n".join([f"{len(QUESTIONS) - len(lessons)} of {len(QUESTIONS)} ranges hold "
-                                  "what was measured.", *lessons]))
+    held = f"{len(QUESTIONS) - len(lessons)} of {len(QUESTIONS)} ranges hold what was measured."
+    teach(not lessons, "\n".join([held, *lessons]))
 
 
 CHECKS = [guesses]

@@ -34,9 +34,8 @@ def padding(solution):
     responses, generator = [[7] * 3, [8, 9] * 4, [5]], torch.Generator().manual_seed(0)
     lengths = Counter(window_of(solution, responses, 12, generator) for _ in range(400))
     teach(all(60 < lengths[W] < 140 for W in range(9, 13)), "Of 400 windows, by their lengths: "
-          f"{dict(sorted(lengths.items()))}. From the longest response and one EOS, 9, to `longest`, "
-          "12, each should come about equally often: a model that is trained at one length knows that "
-          "one. (torch.randint excludes its upper end.)")
+          f"{dict(sorted(lengths.items()))}. Draw anew in each call; each from 9 (the longest "
+          "response and one EOS) to `longest`, 12, should come about equally often.")
     again = lambda: [window_of(solution, responses, 40, generator.manual_seed(n)) for n in range(8)]
     teach(again() == again(), "With a generator in the same state the window's length differs: "
           "draw it with the generator that you were given, so that a seed repeats a training.")
@@ -46,7 +45,7 @@ def the_share_of_eos(solution):
     for lengths, W in (([38, 38, 11, 20], 48), ([38, 38, 11, 20], 144), ([9, 3], 10)):
         found, words = solution.eos_share(torch.tensor(lengths), W), sum(lengths)
         total = len(lengths) * W
-        teach(isinstance(found, float), f"eos_share must return a float, not {type(found).__name__}.")
+        teach(isinstance(found, float), f"eos_share returned {type(found)}, not a float.")
         compare(found, 1 - words / total, {
             "That is the share of the words; EOS is the rest.": words / total,
             "The EOS that ends a response is one, too.": (total - words - len(lengths)) / total},
@@ -66,15 +65,15 @@ def short_windows(solution):
 
 
 def a_long_window(solution):
-    windows = []
-    decoded(MODEL, scenes(N, LONG)[:4], solution.rule, watch=lambda _, tokens: windows.append(tokens))
+    windows, some = [], scenes(N, LONG)[:4]
+    decoded(MODEL, some, solution.rule, watch=lambda step, tokens: windows.append(tokens))
     why = "Is the window long enough for any answer (39 tokens, with its EOS)?"
     if min(x.shape[1] for x in windows) > 48:
         why = ("Your window stays as long as it is. EOS from 48 on does not help: the model still "
                "attends to more positions than it was trained on. A rule may return a shorter one.")
     elif (windows[0] != MASK).any():
-        why = (f"Your rule commits by a pass that has seen {LONG} positions. Cut first, and commit by "
-               "a pass over the shorter window (the next one, or a look of the rule's own).")
+        why = (f"Your rule commits by a pass that has seen {LONG} positions. Cut first, and commit "
+               "by a pass over the shorter window (the next one, or a look of the rule's own).")
     teach(right(solution.rule, LONG) >= N - 1, f"In windows of {LONG} tokens "
           f"{right(solution.rule, LONG)} of {N} captions are right (confident:0.9: "
           f"{right('confident:0.9', LONG)}). {why}")

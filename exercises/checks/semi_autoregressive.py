@@ -1,5 +1,4 @@
 """Checks exercise 8: on made-up decodings, step by step; then captions."""
-import functools
 import itertools
 
 import torch
@@ -67,8 +66,8 @@ def of_row(named, masked, confidence, begun, k):
            "example on its own (dim=1).")
     chosen = {place // k for place in mine}
     if not mine:
-        why = ("Where none of the block passes 0.9, name its most confident position yourself: else "
-               "the loop takes the most confident of the WHOLE window, which breaks the order.")
+        why = ("Where none of the block passes 0.9, name its most confident position yourself: the "
+               "loop would take that of the WHOLE window, which breaks the order.")
     elif chosen != {now} and begun == now:
         why = ("It has begun that block: finish it before you choose the next. Which one was begun "
                "has to be remembered, for each example, in step.memory, which is new for each "
@@ -80,15 +79,9 @@ def of_row(named, masked, confidence, begun, k):
           f"{all_of[now][-1]}) must commit the positions {right}; yours commits {mine}. {why}")
 
 
-@functools.cache
-def by_reader(solution):
-    return lambda step: solution.rule(step, 16)
-
-
 def captions(solution):
-    right = sum(measured(by_reader(solution)).right)
-    teach(right >= 0.95 * 64, f"Only {right} of 64 captions decoded with your rule, blocks of 16, "
-          "are right.")
+    right = sum(measured(solution.rule).right)
+    teach(right >= 0.95 * 64, f"Only {right} of 64 captions decoded with your rule are right.")
 
 
 CHECKS = [blocks, captions]
@@ -98,17 +91,17 @@ def show(solution):
     """The order of the blocks in one caption, and the reader's rule beside two others."""
     images, prompt, window = scenes()[1:2]
     trace, order, before = Trace(window), {}, window[0]
-    decode(prefilled(MODEL, images, prompt), window, CONFIG, by_reader(solution), watch=trace)
+    decode(prefilled(MODEL, images, prompt), window, CONFIG, solution.rule, watch=trace)
     for tokens in (record.tokens[0] for record in trace):
         order |= dict.fromkeys(((tokens != before).nonzero()[:, 0] // 16).unique().tolist())
         before = tokens
     lines = []
-    for name, rule in (("confident:0.9", "confident:0.9"), ("blocks:16", "blocks:16"),
-                       ("yours, k = 16", by_reader(solution))):
+    for rule in ("confident:0.9", "blocks:16", solution.rule):
         both = [measured(rule, block=block) for block in ("trained", "weak")]
         cells = [f"{sum(found.right)} of 64 in {mean(found.passes):.2f}, "
                  f"{found.wrong.count('missing')} missing" for found in both]
-        lines.append("{:15s}{:>31s}{:>31s}".format(name, *cells))
+        lines.append("{:15s}{:>31s}{:>31s}".format(
+            rule if isinstance(rule, str) else "yours, k = 16", *cells))
     return "\n".join([
         f"One caption: {in_words(before, before, TOKENIZER)}",
         f"Your rule takes its blocks of 16 in this order: {', '.join(map(str, order))}",

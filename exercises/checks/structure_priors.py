@@ -38,7 +38,7 @@ def windows(solution):
         if TOKENIZER.encode(" ")[0] in mine:
             why = "The space before a `_` belongs to the free token: leave it out."
         elif set(TOKENIZER.encode("_<")) & set(mine):
-            why = "`_` stands for tokenizer.mask_id and `<end>` for tokenizer.eos_id; both are no text."
+            why = "`_` stands for tokenizer.mask_id, `<end>` for tokenizer.eos_id; no text."
         elif mine[-1] != right[-1]:
             why = "After `<end>` all is EOS, and given. Without it what follows is free: [MASK]."
         teach(mine == right, f"Template {template!r}: the window is {in_words(mine)}, it should be "

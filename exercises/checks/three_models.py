@@ -6,13 +6,13 @@ N, FEWER, MORE, MOST, BASE = 64, 2, 4, 6.1, "confident:0.9"  # of 2 N captions; 
 LIMIT = 96  # iterations, the loop's own
 
 TOO_FEW = {
-    "exact": "Too few, with the perfect model: so it is the rule's fault. Words of two wordings, 0.55 "
-             "and 0.45 likely, mix if committed together. Which open words may share a pass?",
-    "trained": "Too few, though the perfect model has enough. A trained model's odds waver about the "
-               "perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
+    "exact": "Too few, with the perfect model: so it is the rule's fault. Words of two wordings, "
+             "0.55 and 0.45 likely, mix if committed together. Which open words may share a pass?",
+    "trained": "Too few, though the perfect model has enough. A trained model's odds waver about "
+               "the perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
     "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure, "
-            "and a later pass may know better. step.probs has the committed positions, too: what has "
-            "become improbable can be taken back."}
+            "and a later pass may know better. step.probs has the committed positions, too: what "
+            "has become improbable can be taken back."}
 
 
 def three_models(solution):
@@ -25,7 +25,7 @@ def three_models(solution):
         said = f"{block}: {tell(mine)}; {BASE}: {tell(theirs)}. "
         endless = sum(n >= LIMIT for found in mine for n in found.iterations)
         teach(not endless, said + f"{endless} captions were ended by the limit of passes. A token "
-              "that is taken back may be proposed, and doubted, again: count in step.memory, and stop.")
+              "that is taken back may be proposed, and doubted, again: count, in step.memory.")
         more = sum(sum(one.right) - sum(other.right) for one, other in zip(mine, theirs))
         teach(more >= (MORE if block == "weak" else -FEWER), said + TOO_FEW[block])
         passes = mean([mean(found.passes) for found in mine])
