@@ -111,7 +111,7 @@ MISTAKES = [
     ("05", OPEN, "step.confidence > 0.5"),
     ("05", OPEN, "sure"),
     ("05", OPEN, "sure | (open_choices == open_choices.max())"),
-    ("05", "    open_choices", "    step.look(step.tokens)\n    open_choices"),
+    ("05", "    sure = ", "    step.look(step.tokens)\n    sure = "),
     ("06", "prefix.shape[1] - 1", "prefix.shape[1]"),
     ("06", "[(k[:, :, :kept], v[:, :, :kept]) for k, v in cache]", "cache"),
     ("06", "    return cache", "    return [(v, v) for _, v in cache]"),
