@@ -172,13 +172,16 @@ class Watched:
 
     def __init__(self, most):
         self.model, self.most, self.windows = shipped()[0], most, []
-        self.config = self.model.config
+        self.config, self.prefix = self.model.config, self.model.prefix
 
     def __call__(self, images, prompt, tokens, causal):
+        return self.logits(self.prefix(images, prompt), tokens, causal)[0]
+
+    def logits(self, prefix, tokens, causal, past=None):
         self.windows.append(tokens.clone())
         teach(len(self.windows) <= self.most, "Your loop does not end. Usual reasons: where no "
               "masked position of an example passes the threshold, nothing is committed; the "
               "proposal is [MASK] itself (set its logit to -inf); or committed positions, whose "
               "confidence is high, win the argmax.")
-        logits = self.model(images, prompt, tokens, causal)
-        return logits.index_fill(-1, torch.tensor(self.config.mask_id), 100.0)
+        logits, cache = self.model.logits(prefix, tokens, causal, past)
+        return logits.index_fill(-1, torch.tensor(self.config.mask_id), 100.0), cache

@@ -19,8 +19,9 @@ def levels(solution):
     teach(t.max() <= 1 and t.min() >= 9.9e-4,
           f"t runs from {t.min():.4f} to {t.max():.4f}; the loss divides by it: EPS = 0.001 to 1.")
     shares = t.histc(4, 0, 1) / len(t)
-    teach((shares - 0.25).abs().max() < 0.02, f"Of your levels the shares {shares.tolist()} are in "
-          "each quarter of [0, 1]. Each example has a t of its own, and every level is as likely.")
+    said = ", ".join(f"{share:.0%}" for share in shares)
+    teach((shares - 0.25).abs().max() < 0.02, f"The quarters of [0, 1] get {said} of your levels. "
+          "Each example has a t of its own, and every level is as likely.")
 
 
 def masked_by(solution, response, t):

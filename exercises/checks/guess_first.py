@@ -63,7 +63,8 @@ share = functools.cache(lambda question: 100 * sum(QUESTIONS[question][0]()) / N
 def guesses(solution):
     for question in QUESTIONS:
         guess = solution.GUESS.get(question)
-        teach(guess, f"{question}: no guess yet. Write a range, (low, high), in percent.")
+        teach(isinstance(guess, (tuple, list)) and len(guess) == 2,
+              f"{question}: no guess yet. Write a range, (low, high), in percent.")
         low, high = guess
         teach(0 <= low <= high <= 100 and high - low <= WIDEST, f"{question}: {guess} must be a "
               f"range within 0 and 100 percent, at most {WIDEST} points wide.")
