@@ -180,7 +180,7 @@ def test_on_the_exact_posterior_only_what_depends_breaks():
     for name, temperature, right in (("confident:0.9", 0, True), ("confident:0.9", 1, True),
                                      ("eb_sampler:0.5", 1, True), ("eb_sampler:0.8", 1, False)):
         way = exact_way(scenes, resolve(name), float(temperature))
-        found = board.grade_rule(way, scenes).figures
+        _, found = board.grade_rule(way, scenes)
         assert (found["right"] == 1) == right, name
     assert found["mistakes"]["phrase mangled"] > 0.5
 
@@ -195,6 +195,7 @@ def test_the_board_of_other_rules_than_its_own(measured, tmp_path, capsys):
     for key, row in found.items():
         for name in ("right", "passes", *(["won", "lost"] if key[0] == "maskgit:12" else [])):
             assert row[name] == whole[key][name]
+    capsys.readouterr()
     assert "none.py does not exist" in refused(capsys, "rules", "--only", "none.py")
 
 
