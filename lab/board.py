@@ -350,7 +350,8 @@ def board(args, device, command):
                          n_scenes=args.scenes, base=base, rows=rows, ar=ar)
             write(KEPT, lambda file: file.write((json.dumps(state) + "\n").encode()))
         for path, name in ((args.picture, "rules.png"), (weak, "rules_weak.png")):
-            shutil.copy(path, FIGURES / name)
+            if path.exists():  # without matplotlib there are none
+                shutil.copy(path, FIGURES / name)
         toy_set, fewest = measuring.weights.board, ""
         if toy_set.order == "reading":
             counts = [fewest_passes(toy_set, n) for n in measuring.scenes.objects]
