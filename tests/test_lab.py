@@ -28,7 +28,7 @@ from data import toy
 from lab import board, results, speed
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, save
 from lab.claims import CLAIMS, Asked, follow, in_nats, make_priors, nats_gap, slope
-from lab.evaluate import Scenes, exact_way
+from lab.evaluate import Scenes, exact_way, graded
 from lab.intervals import gap_interval, mean_interval, share_interval, wilson
 from lab.models import Lab, Recipe
 from lab.variants import PrefixMasked, unseen
@@ -467,6 +467,21 @@ def test_intervals_cover_what_they_should():
     gap, low, high = gap_interval([[1, 0] * 50] * 3, [[1, 0] * 50] * 3)
     assert gap == 0 and low == -high
     assert 0.01 < high < 0.03, "no difference seen is no proof of none"
+
+
+def test_a_mean_over_scenes_is_of_what_the_seeds_say_together():
+    """Seeds that differ scene by scene, equal on average: no scene is better than another."""
+    assert mean_interval([[0.0, 1.0], [1.0, 0.0]]) == (0.5, 0.5, 0.5)
+    half = 1.96 * math.sqrt(0.5) / math.sqrt(2)  # of the scenes' means, 0 and 1
+    assert mean_interval([[0, 1]] * 3) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+
+
+def test_a_caption_that_fills_its_window_has_no_end():
+    model, tokenizer = load(SHIPPED)[:2]
+    scenes = Scenes(model.config, tokenizer, 2, CPU)
+    for id, wrong in ((0, "no end"), (model.config.eos_id, "opening")):
+        found = graded(exact_way(scenes, lambda step: torch.full_like(step.tokens, id)), scenes)
+        assert found.wrong == [wrong] * 2
 
 
 def test_priors_give_what_they_say_and_are_judged_by_it():
