@@ -8,7 +8,7 @@ where an answer ends. Image and prompt are not touched (they are not even given 
 
 Paper: the diffusion objective.
 Compare afterwards: `draw_t` and `forward_process` in mini_dimple.py.
-Check: python -m exercises 1      (or: python -m pytest exercises/01_forward_process.py)
+Check: python -m exercises 1
 """
 import torch
 
@@ -28,6 +28,3 @@ def forward_process(response, t, mask_id):
     probability t; each of the B * W tokens needs one of its own. Mind the shapes when you compare
     (B, W) with (B,)."""
     raise NotImplementedError
-
-
-from exercises.checks.forward_process import *  # the checker; keep this line last

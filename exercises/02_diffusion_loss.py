@@ -17,7 +17,7 @@ response token is predicted at the last prompt token.
 
 Paper: the diffusion objective, 1/t weighting.
 Compare afterwards: `Dimple.logits`, `token_nll` and `diffusion_loss` in mini_dimple.py.
-Check: python -m exercises 2      (or: python -m pytest exercises/02_diffusion_loss.py)
+Check: python -m exercises 2
 """
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,3 @@ def diffusion_loss(model, images, prompt, response, masked, t):
     they pass, too, and teach you nothing.)
     Hint: F.cross_entropy(..., reduction="none") wants (N, vocab) and (N,)."""
     raise NotImplementedError
-
-
-from exercises.checks.diffusion_loss import *  # the checker; keep this line last

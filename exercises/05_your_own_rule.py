@@ -15,7 +15,7 @@ picture.
 
 Paper: confident decoding.
 Compare afterwards: `confident` in mini_dimple.py, and the files in rules/.
-Check: python -m exercises 5      (or: python -m pytest exercises/05_your_own_rule.py)
+Check: python -m exercises 5
 Board: python -m lab rules --rule exercises/05_your_own_rule.py
 """
 import torch
@@ -30,6 +30,3 @@ def rule(step):
     finished, and stays in the batch. The loop ignores what is not masked, and commits the most
     confident position of an example where the rule names none."""
     raise NotImplementedError
-
-
-from exercises.checks.your_own_rule import *  # the checker; keep this line last

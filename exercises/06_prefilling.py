@@ -15,7 +15,7 @@ both; the checker decodes with each of them, and shows how many captions are rig
 ruins four captions of five. Then say why.
 
 Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.logits` in mini_dimple.py.
-Check: python -m exercises 6      (or: python -m pytest exercises/06_prefilling.py)
+Check: python -m exercises 6
 """
 import torch
 
@@ -52,6 +52,3 @@ def lone_past(model, prefix, causal):
 #   "b"  what is kept has never seen the window
 #   "c"  parts of the picture have not seen the parts that follow
 WHY = None
-
-
-from exercises.checks.prefilling import *  # the checker; keep this line last

@@ -14,7 +14,7 @@ one, of the WHOLE window.
 
 Not part of Dimple: LLaDA (arXiv 2502.09992); Block Diffusion (arXiv 2503.09573) trains for blocks.
 Compare afterwards: rules/blocks.py.
-Check: python -m exercises 8      (or: python -m pytest exercises/08_semi_autoregressive.py)
+Check: python -m exercises 8
 Board: python -m lab rules --rule exercises/08_semi_autoregressive.py:16
 """
 import torch
@@ -31,6 +31,3 @@ def rule(step, k=16):
     numbers the blocks; sums of a block's positions are a matrix product with F.one_hot, or a
     scatter_add."""
     raise NotImplementedError
-
-
-from exercises.checks.semi_autoregressive import *  # the checker; keep this line last

@@ -12,7 +12,7 @@ at least EPS, as t can be 1.
 Paper: not in its runs ("dual" masking is in the public code; LaViDa, arXiv 2505.16839, calls it
 complementary). Compare afterwards: `variant_loss` in lab/variants.py.
 Whether it helps: python -m lab claims loss
-Check: python -m exercises 10      (or: python -m pytest exercises/10_complementary_masks.py)
+Check: python -m exercises 10
 """
 import torch
 
@@ -27,6 +27,3 @@ def twins(images, prompt, response, masked, t, mask_id):
     Any order of the 2B rows will do, as long as a row's image, prompt, response, noisy response,
     mask and level belong together."""
     raise NotImplementedError
-
-
-from exercises.checks.complementary_masks import *  # the checker; keep this line last

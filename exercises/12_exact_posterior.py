@@ -16,7 +16,7 @@ probability that both draws fit together? And if the second one is drawn a pass 
 Not part of Dimple: the toy set makes it possible. Why words that depend on each other should not
 be committed at once is section 4 of the EB-Sampler paper (arXiv 2505.24857).
 Compare afterwards: data/exact.py, which gets the same without listing the captions.
-Check: python -m exercises 12      (or: python -m pytest exercises/12_exact_posterior.py)
+Check: python -m exercises 12
 """
 import torch
 
@@ -37,6 +37,3 @@ def survives(captions, odds, tokens, mask_id, i, j):
     i and j, each from its own row of the posterior, are together in some caption that agrees with
     what is committed."""
     raise NotImplementedError
-
-
-from exercises.checks.exact_posterior import *  # the checker; keep this line last

@@ -16,7 +16,7 @@ perfect model. At which number, and what does it have to do with two wordings?
 
 Not part of Dimple: EB-Sampler (arXiv 2505.24857), section 4.
 Compare afterwards: rules/eb_sampler.py.
-Check: python -m exercises 13      (or: python -m pytest exercises/13_entropy_bound.py)
+Check: python -m exercises 13
 Board: python -m lab rules --rule eb_sampler:NUMBER
 """
 import torch
@@ -45,6 +45,3 @@ def breaks_at(p):
     probability p and 1 - p (0 < p < 1) -> the bound from which on EB-Sampler commits both at once,
     in nats."""
     raise NotImplementedError
-
-
-from exercises.checks.entropy_bound import *  # the checker; keep this line last

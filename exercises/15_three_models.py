@@ -15,7 +15,7 @@ No rule in rules/ does all this as it stands. What does the weak model do wrong?
 
 Not part of Dimple: ReMDM (arXiv 2503.00307) and WINO (arXiv 2507.18578) take tokens back.
 Compare afterwards: rules/remask.py, rules/remdm.py, rules/wino.py.
-Check: python -m exercises 15      (or: python -m pytest exercises/15_three_models.py)
+Check: python -m exercises 15
 Board: python -m lab rules --rule exercises/15_three_models.py
 """
 import torch
@@ -30,6 +30,3 @@ def rule(step):
     there. step.memory is a dict that is empty at the start of a decoding and lasts as long as it
     does: a rule that takes the same token back for ever does not end."""
     raise NotImplementedError
-
-
-from exercises.checks.three_models import *  # the checker; keep this line last

@@ -24,6 +24,3 @@ def decode(model, images, prompt, window, threshold, temperature=0.0):
         tokens = torch.where(commit, proposal, tokens)
         iterations += masked.any(1)
     return tokens, iterations
-
-
-from exercises.checks.confident_decoding import *

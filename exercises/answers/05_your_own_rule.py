@@ -22,6 +22,3 @@ def bold(step):
     open_choices = ranked.masked_fill(~step.masked | sure, -1)
     best = torch.full_like(ranked, -1).scatter_reduce(1, run, open_choices, "amax")
     return sure | (open_choices == best.gather(1, run)) & (open_choices > -1)
-
-
-from exercises.checks.your_own_rule import *

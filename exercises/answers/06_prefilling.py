@@ -21,6 +21,3 @@ def lone_past(model, prefix, causal):
 
 
 WHY = "c"  # off in the first pass, before anything is stale; and the full one saw no window, either
-
-
-from exercises.checks.prefilling import *

@@ -14,6 +14,3 @@ def rule(step, sure=0.6, doubtful=0.1, most=2):
     back = ~step.masked & ~step.given & (now < doubtful) & (times < most)
     times += back
     return window.masked_fill(back, step.mask_id)
-
-
-from exercises.checks.three_models import *

@@ -1,79 +1,130 @@
-"""What the checkers share: the shipped weights, a few held-out scenes, a watch on the model, and
-failing with a lesson.
+"""What the checkers share.
 
-A checker is a few functions check_...(solution), and one that shows what the student's function
-does once it is right; `exercise` makes a test of them. The exercise imports it in its last line, so
-that pytest finds it there; `python -m exercises` takes its `run`. `solution` is the module that the
-student wrote."""
+A checker is a list `CHECKS` of properties, functions of the reader's module that `teach` where it
+does not have them, and `show(solution)`: what the reader's functions do once they are right, as
+text."""
+import copy
 import functools
+import importlib
+import time
 import traceback
 from contextlib import contextmanager
-from typing import NamedTuple
 
-import pytest
 import torch
 
 from data import toy
 from lab.checkpoint import SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load
-from lab.evaluate import Scenes, decoded, exact_way
-from rules import RuleError, checked, resolve
+from lab.evaluate import Scenes, decoded, exact_way, graded
+from rules import RuleError, checked, load_module, resolve
 
 CPU = torch.device("cpu")
 
 
+class Lesson(Exception):
+    """What is wrong with a reader's file, in words for the reader."""
+
+
 def teach(right, lesson):
-    """Fail with the lesson alone, no traceback, unless `right`."""
     if not right:
-        raise pytest.fail.Exception(lesson, pytrace=False) from None
+        raise Lesson(lesson)
 
 
-def exercise(*checks, show=None):
-    """-> a test: the checks in turn, the first failure ends it; then `show(solution)`, a few lines
-    of text made with the student's function, is printed past pytest's capture. An exception in the
-    student's code is shown with the student's line alone."""
-    def run(solution):
-        """-> what is shown of a right solution. Fails with a lesson of any other."""
-        scenes.cache_clear()  # another solution may have written into them
-        try:
-            for check in checks:
-                check(solution)
-            return show(solution) if show else ""
-        except (Exception, SystemExit) as error:
-            lesson = explained(error, solution)
-            if not lesson:
-                raise  # not the student's doing
-            teach(False, lesson)
+# ---------------------------------------------------------------- a reader's file
 
-    def test_exercise(request):
-        shown = run(request.module)
-        with request.getfixturevalue("capsys").disabled():
-            print(f"\n{shown}")
-    test_exercise.run = run
-    return test_exercise
+def check(say, path):
+    """A reader's file -> whether it passes; its lesson, or what it shows; seconds. `say(words)`
+    tells how far it came."""
+    start = time.monotonic()
+    try:
+        teach(path.is_file(), f"There is no such file in {path.parent}.")
+        say("the file was loaded")
+        solution = load_module(path, f"exercise_{path.stem}")
+        checker = importlib.import_module(f"exercises.checks.{path.stem[3:]}")
+        passes, text = True, run(checker, solution, say)
+    except Lesson as lesson:
+        passes, text = False, str(lesson)
+    except (Exception, SystemExit) as error:
+        passes, text = False, explained(error, str(path)) or (
+            f"The checker did not expect this, and failed.\n\n{traceback.format_exc()}")
+    return passes, text, time.monotonic() - start
 
 
-def explained(error, solution):
-    """An exception as a lesson, with the line of the student's code that it came through; "" if it
-    came through none, and is no rule's."""
+def run(checker, solution, say=lambda words: None):
+    """-> what a right solution shows. Raises Lesson, and what the reader's code raises."""
+    for n, one in enumerate(checker.CHECKS, 1):
+        say(f"check {n} of {len(checker.CHECKS)}, {one.__name__.replace('_', ' ')}")
+        one(solution)
+    say("all checks passed; this is what it shows")
+    return checker.show(solution)
+
+
+def explained(error, file):
+    """An exception as a lesson, with the line of the reader's file that it came through; "" if it
+    came through none, and is no rule's: then it is ours."""
     first = isinstance(error, RuleError) and error.__cause__ or error
-    own = [frame for frame in traceback.extract_tb(first.__traceback__)
-           if frame.filename == solution.__file__]
-    error = first if own else error
+    own = [(frame.lineno, frame.line, frame.name)
+           for frame in traceback.extract_tb(first.__traceback__) if frame.filename == file]
+    if isinstance(error, SyntaxError) and error.filename == file:
+        own = [(error.lineno, (error.text or "").strip(), "")]
+    if not own:
+        return str(error) if isinstance(error, RuleError) else ""
+    line, code, name = own[-1]
     # PyTorch raises some, too, with a message
-    if isinstance(error, NotImplementedError) and not error.args and own:
-        return f"{own[-1].name} is not written yet."
-    line = f"Line {own[-1].lineno}: {own[-1].line}\n" if own else ""
-    return f"{line}{type(error).__name__}: {error}" if own or isinstance(error, RuleError) else ""
+    if isinstance(first, NotImplementedError) and not first.args:
+        return f"{name} is not written yet."
+    return f"Line {line}: {code}\n{type(first).__name__}: {first}"
 
+
+def ask(function, *given):
+    """function(*given): a reader's function, which must leave its arguments as they are."""
+    copies = [copy.deepcopy(x) if isinstance(x, (torch.Tensor, list)) else x for x in given]
+    answer = function(*copies)
+    teach(all(map(same, copies, given)), f"{function.__name__} changes its arguments, which are "
+          "needed afterwards. Make new tensors (clone, masked_fill, x / 4), not x /= 4 or x[...] =.")
+    return answer
+
+
+def same(x, y):
+    if isinstance(x, (list, tuple)):
+        return len(x) == len(y) and all(map(same, x, y))
+    return torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+
+
+# ---------------------------------------------------------------- what it returned
 
 def teach_tensor(value, shape, dtype, what):
-    """Fail unless `value` is a tensor of this shape and dtype; `what` names it."""
-    teach(isinstance(value, torch.Tensor), f"{what} must be a tensor of shape {shape}, not "
+    """Fail unless `value` is a tensor of this shape and dtype (None: any); `what` names it."""
+    teach(isinstance(value, torch.Tensor), f"{what} must be a tensor of shape {tuple(shape)}, not "
           f"{type(value).__name__}. Does your function return it?")
     teach(tuple(value.shape) == tuple(shape),
           f"{what} has shape {tuple(value.shape)}; it must be {tuple(shape)}.")
-    teach(value.dtype == dtype, f"{what} has dtype {value.dtype}; it must be {dtype}.")
+    teach(dtype in (None, value.dtype), f"{what} has dtype {value.dtype}; it must be {dtype}.")
 
+
+def teach_tuple(value, *names):
+    """-> `value`, if it is a tuple of as many as there are names."""
+    teach(isinstance(value, tuple) and len(value) == len(names),
+          f"Your function must return {len(names)} things: {', '.join(names)}.")
+    return value
+
+
+def number(value, what):
+    """A number, or a tensor with one, as a float."""
+    one = value.numel() == 1 if isinstance(value, torch.Tensor) else isinstance(value, (int, float))
+    teach(one, f"{what} must return one number, not {type(value).__name__}.")
+    return float(value)
+
+
+def compare(mine, right, mistakes, said, atol=1e-3):
+    """Fail unless `mine`, a number or tensor, is near `right`. `mistakes`: lesson -> what somebody
+    gets who makes that mistake."""
+    near = lambda value: torch.allclose(torch.as_tensor(mine).double(),
+                                        torch.as_tensor(value).double(), rtol=0, atol=atol)
+    if not near(right):
+        raise Lesson(said + next((lesson for lesson, got in mistakes.items() if near(got)), ""))
+
+
+# ---------------------------------------------------------------- models, scenes, rules
 
 @functools.cache
 def shipped(phase="diffusion"):
@@ -85,39 +136,43 @@ def shipped(phase="diffusion"):
 
 
 @functools.cache
-def scenes(n):
+def scenes(n=64, length=None):
     """n held-out scenes: images, prompts, windows of masks, and a right response to each."""
     model, tokenizer = shipped()
-    return Scenes(model.config, tokenizer, n, CPU)
+    return Scenes(model.config, tokenizer, n, CPU, length=length)
 
 
-def way(rule, n, block="trained", temperature=0.0):
-    """How a rule, the student's function or one of rules/ by its name, captions the first n scenes
-    in a block of the board, "exact", "trained" or "weak": rows -> Decoded."""
+def way(rule, n=64, block="trained", temperature=0.0, length=None):
+    """How a rule, the reader's function or one of rules/ by its name, captions the first n scenes
+    in a block of the board, "exact", "trained" or "weak", or by the "ar" weights: rows -> Decoded."""
     rule = resolve(rule) if isinstance(rule, str) else checked(rule, "rule")
     if block == "exact":
         return exact_way(scenes(n), rule, temperature)
-    model = shipped("diffusion" if block == "trained" else block)[0]
-    return lambda rows: decoded(model, scenes(n)[rows], rule, temperature=temperature)
+    model, some = shipped("diffusion" if block == "trained" else block)[0], scenes(n, length)
+    return lambda rows: decoded(model, some[rows], rule, temperature=temperature)
+
+
+@functools.cache
+def measured(rule, n=64, block="trained", temperature=0.0, length=None):
+    """-> the Captions of `way`."""
+    return graded(way(rule, n, block, temperature, length), scenes(n, length))
+
+
+def mean(values):
+    return sum(values) / len(values)
 
 
 def count_right(texts):
-    """How many captions are right, of the first scenes, one of each."""
-    some = scenes(64)
+    """How many captions of the first scenes, one of each, are right."""
+    some = scenes()
     return sum(toy.mistake(text, scene, some.board) is None
                for text, scene in zip(texts, some.split.scenes))
 
 
-class Pass(NamedTuple):
-    """One pass of the model over one example, as `watched` saw it."""
-    window: torch.Tensor  # (W,) ids that went in
-    probs: torch.Tensor   # (W, vocab), [MASK] excluded
-
-
 @contextmanager
 def watched(model, images, prompt, most_passes, lesson):
-    """Notes each pass of the model: -> [passes of example 0, passes of example 1, ...], told apart
-    by their pictures.
+    """Notes each pass of the model: -> for each example, told apart by its picture, a list of the
+    windows (W,) that went in and of their probs (W, vocab), [MASK] excluded.
 
     Also makes [MASK] the most probable token of every position, as nothing forbids; and fails with
     `lesson` after `most_passes` passes, so that a loop which never ends does."""
@@ -134,7 +189,7 @@ def watched(model, images, prompt, most_passes, lesson):
             probs = logits.detach().index_fill(-1, mask, -torch.inf).softmax(-1)
             for row in range(len(prefix)):
                 b = (prefixes - prefix[row].detach()).abs().amax((1, 2)).argmin().item()
-                seen[b].append(Pass(response[row].clone(), probs[row]))
+                seen[b].append((response[row].clone(), probs[row]))
         return logits.index_fill(-1, mask, 100.0), cache
     model.logits = logits_of
     try:

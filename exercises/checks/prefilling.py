@@ -1,50 +1,75 @@
 """Checks exercise 6: what is kept, when it is exact, and captions decoded with it."""
 import functools
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import torch
 
-from exercises.checks import count_right, exercise, scenes, shipped, teach, teach_tensor
+from exercises.checks import ask, compare, scenes, shipped, teach, teach_tensor, teach_tuple
 from lab.evaluate import decoded, graded
-from mini_dimple import confident, exclude
+from mini_dimple import confident, decode_ar
 
-__all__ = ["test_exercise"]
-B = 8
+MODEL, AR, SOME = shipped()[0], shipped("ar")[0], scenes()
+CONFIG = MODEL.config
+B, W = 8, CONFIG.window
+WINDOW = SOME.windows[:B]
+HALF = torch.where(torch.arange(W) < 20, SOME.responses, SOME.windows)  # 20 tokens are committed
+PREFIX = MODEL.prefix(*SOME[:][:2]).detach()  # [visual tokens][prompt], (64, V + P, D)
+BEFORE = PREFIX[:B, :-1]  # what precedes the last prompt token
+
+
+def as_tensor(past, what):
+    """-> what is kept, (2 * layers, B, nh, V + P - 1, hd), its form checked."""
+    teach(isinstance(past, (list, tuple)) and [len(kv) for kv in past] == [2] * CONFIG.layers,
+          f"{what} must be a list with one (keys, values) for each of the {CONFIG.layers} layers.")
+    tensors = [tensor for kv in past for tensor in kv]
+    shape = B, CONFIG.heads, BEFORE.shape[1], CONFIG.width // CONFIG.heads
+    for tensor in tensors:
+        teach_tensor(tensor, shape, torch.float32, f"each tensor of {what} (all of the prefix but "
+                     "the last prompt token, which every later pass is fed again; no window)")
+    return torch.stack(tensors)
+
+
+def first(solution):
+    logits, past = teach_tuple(ask(solution.first_pass, MODEL, PREFIX[:B], WINDOW), "logits", "past")
+    teach_tensor(logits, (B, W, CONFIG.vocab_size), torch.float32, "logits")
+    as_tensor(past, "past")
+    return logits, past
 
 
 @torch.no_grad()
-def some_prefix():
-    """-> embeddings of [visual tokens][prompt] of the first scenes, (B, V + P, D)."""
-    return shipped()[0].prefix(*scenes(64)[:B][:2])
+def the_first_pass(solution):
+    x = torch.cat([PREFIX[:B], MODEL.embedding(WINDOW)], 1)
+    compare(first(solution)[0], MODEL.logits(PREFIX[:B], WINDOW, False)[0], {
+        "The shift is missing: a token's logits stand one position before it, those of the first "
+        "token at the last prompt token.": MODEL.head(MODEL.transformer(x, False)[0][:, -W:])},
+        "The logits of first_pass are not those of a pass in full attention. ")
 
 
-def form(past, P, what):
-    """Fail unless `past` is a list of (keys, values) of P positions for each layer; P is V + P - 1
-    of the exercise."""
-    config, W = shipped()[0].config, scenes(64).windows.shape[1]
-    teach(isinstance(past, (list, tuple)) and len(past) == config.layers
-          and all(len(kv) == 2 for kv in past),
-          f"{what} must be a list with one (keys, values) for each of the {config.layers} layers.")
-    for tensor in (tensor for kv in past for tensor in kv):
-        teach(isinstance(tensor, torch.Tensor) and tensor.dim() == 4,
-              f"{what} must hold tensors of four dimensions, (B, nh, positions, hd).")
-        n = tensor.shape[2]
-        teach(n != P + 1,
-              f"{what} keeps the last prompt token, too. It is fed again in each pass (the shift "
-              "needs it), so every later pass would see it twice: keep what precedes it.")
-        teach(n != P + 1 + W, f"{what} keeps the window, too. Later passes would see the new "
-              "window and the old, all [MASK]: keep the prefix only.")
-        shape = len(tensor), config.heads, P, config.width // config.heads
-        teach_tensor(tensor, shape, torch.float32, f"each tensor of {what}")
+@torch.no_grad()
+def a_later_pass(solution):
+    logits, past = first(solution)
+    later = lambda tokens: ask(solution.later_pass, MODEL, PREFIX[:B, -1:], tokens, past)
+    teach_tensor(later(WINDOW), logits.shape, torch.float32, "the logits of later_pass")
+    compare(later(WINDOW), logits, {}, "Nothing was committed, so nothing can be stale, and yet "
+            "later_pass gives other logits than first_pass did. Does it feed [last prompt token]"
+            "[window], hand in the past, and read the logits one position before each token?")
+    fresh = MODEL.logits(PREFIX[:B], HALF[:B], False)[0]
+    teach(not torch.allclose(later(HALF[:B]), fresh, atol=1e-3), "After commits later_pass is exact "
+          "still: it seems to run the prefix anew. Then nothing is saved; use the past.")
 
 
-def exact(prefix, tokens):
-    return shipped()[0].logits(prefix, tokens, causal=False)[0]
-
-
-def same(a, b):
-    return torch.allclose(a, b, atol=1e-3)
+@torch.no_grad()
+def the_prefix_alone(solution):
+    kept = lambda x, causal: torch.stack([
+        tensor[:, :, :BEFORE.shape[1]] for kv in MODEL.transformer(x, causal)[1] for tensor in kv])
+    for causal in (False, True):
+        past = as_tensor(ask(solution.lone_past, MODEL, PREFIX[:B], causal), "lone_past")
+        compare(past, kept(BEFORE, causal), {
+            "Hand `causal` on to the transformer.": kept(BEFORE, not causal),
+            "It has seen the last prompt token. Run what precedes that one alone.":
+                kept(PREFIX[:B], causal)},
+            f"lone_past with causal={causal} is not what one pass over the prefix without its last "
+            "token gives. ")
 
 
 def moved(logits, wanted):
@@ -53,152 +78,83 @@ def moved(logits, wanted):
     return (logits.softmax(-1) - wanted.softmax(-1)).abs().sum(-1) / 2
 
 
-@torch.no_grad()
-def check_the_first_pass_and_what_it_keeps(solution):
-    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
-    answer = solution.first_pass(model, prefix, window)
-    teach(isinstance(answer, tuple) and len(answer) == 2, "first_pass must return logits and past.")
-    logits, past = answer
-    teach_tensor(logits, (*window.shape, model.config.vocab_size), torch.float32, "logits")
-    hidden = model.transformer(torch.cat([prefix, model.embedding(window)], 1), False)[0]
-    teach(not same(logits, model.head(hidden[:, -window.shape[1]:])), "The shift is missing: a "
-          "token's logits stand one position before it; the first one's at the last prompt token.")
-    teach(same(logits, exact(prefix, window)), "The logits of the first pass are not those of a "
-          "plain pass over prefix and window, in full attention.")
-    form(past, prefix.shape[1] - 1, "past")
+def row(solution, make):
+    """A kind of prefix, make(model, prefix) -> past, or None: as published -> how far off the first
+    pass is; how many captions are right, and how many of the AR weights, left to right."""
+    def logits_of(prefix, response, causal, past=None):
+        if past is None and make is None:
+            return solution.first_pass(MODEL, prefix, response)
+        past = past or make(MODEL, prefix)
+        return solution.later_pass(MODEL, prefix[:, -1:], response, past), past
 
-
-@torch.no_grad()
-def check_a_later_pass(solution):
-    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
-    logits, past = solution.first_pass(model, prefix, window)
-    form(past, prefix.shape[1] - 1, "past")
-    again = solution.later_pass(model, prefix[:, -1:], window, past)
-    teach_tensor(again, logits.shape, torch.float32, "the logits of later_pass")
-    teach(same(again, logits), "Nothing was committed, so nothing can be stale, and yet later_pass "
-          "gives other logits than first_pass did. Does it feed [last prompt token][window], hand "
-          "in the past, and read the logits one position before each token?")
-    half = torch.where(torch.arange(window.shape[1]) < 20, scenes(64).responses[:B], window)
-    stale = solution.later_pass(model, prefix[:, -1:], half, past)
-    teach(not same(stale, exact(prefix, half)), "After commits later_pass is exact still: it seems "
-          "to run the prefix anew. Then nothing is saved; use the past that it is given.")
-
-
-@torch.no_grad()
-def check_the_prefix_alone(solution):
-    (model, _), prefix, window = shipped(), some_prefix(), scenes(64).windows[:B]
-    before = prefix[:, :-1]
-    kept = lambda x, causal: [tensor[:, :, :before.shape[1]]
-                              for kv in model.transformer(x, causal)[1] for tensor in kv]
-    for causal in (False, True):
-        past = solution.lone_past(model, prefix, causal)
-        form(past, prefix.shape[1] - 1, f"lone_past with causal={causal}")
-        near = lambda other: all(map(same, (tensor for kv in past for tensor in kv), other))
-        teach(not near(kept(before, not causal)), f"lone_past with causal={causal} gives what it "
-              f"should give with causal={not causal}: hand `causal` on to the transformer.")
-        teach(causal or not near(kept(prefix, causal)), "What is kept has seen the last prompt "
-              "token. Run what precedes it alone, so that it depends on nothing that comes later.")
-        teach(not near(kept(torch.cat([prefix, model.embedding(window)], 1), False)), "What is "
-              "kept has seen the window: that is prefilling as published, not the prefix alone.")
-        teach(near(kept(before, causal)), f"lone_past with causal={causal} is not what one pass "
-              "over the prefix without its last token gives.")
-
-
-class Row(NamedTuple):
-    """What a kind of prefix does."""
-    prefix: str
-    off: str    # in the first pass
-    right: int  # of 64 captions, by the diffusion weights
-    ar: str     # by the AR weights, left to right
+    def transformer(x, causal, past=None):
+        if past is None:
+            past, x = make(AR, x), x[:, -1:]
+        return AR.transformer(x, causal, past)
+    diffusion = SimpleNamespace(config=CONFIG, prefix=MODEL.prefix, logits=logits_of)
+    ar = SimpleNamespace(config=CONFIG, prefix=AR.prefix, embedding=AR.embedding, head=AR.head,
+                         transformer=transformer)
+    right = lambda way: sum(graded(way, SOME).right)
+    off = moved(logits_of(PREFIX, SOME.windows, False)[0],
+                MODEL.logits(PREFIX, SOME.windows, False)[0]).mean()
+    return (f"{off:.1%}", right(lambda rows: decoded(diffusion, SOME[rows], confident(0.9))),
+            right(lambda rows: decode_ar(ar, *SOME[rows][:2], W)) if make else "")
 
 
 @functools.cache
 @torch.no_grad()
-def rows(solution):
-    """The kinds of prefix, measured with the student's functions -> Rows."""
-    (model, _), (ar, _), some = shipped(), shipped("ar"), scenes(64)
-    V = model.prefix(*some[:1][:2]).shape[1] - some.prompts.shape[1]
-
+def measured(solution):
+    """The kinds of prefix by their names, made by the reader's functions: `row` of each."""
     def picture_first(model, prefix):
         """The picture in full attention, then the prompt's tokens one after the other."""
+        V = prefix.shape[1] - SOME.prompts.shape[1]
         _, past = model.transformer(prefix[:, :V], False)
         for i in range(V, prefix.shape[1] - 1):
             _, past = model.transformer(prefix[:, i:i + 1], False, past)
         return past
     alone = lambda causal: lambda model, prefix: solution.lone_past(model, prefix, causal)
-
-    def of(name, make):
-        """make(model, prefix) -> past; None: prefilling as published."""
-        def logits_of(prefix, response, causal, past=None):
-            if past is None and make is None:
-                return solution.first_pass(model, prefix, response)
-            past = past or make(model, prefix)
-            return solution.later_pass(model, prefix[:, -1:], response, past), past
-        passes = SimpleNamespace(  # all that `prefilled` needs
-            config=model.config, embedding=model.embedding, prefix=model.prefix, logits=logits_of)
-        right = sum(graded(lambda rows: decoded(passes, some[rows], confident(0.9)), some)[0])
-        prefix = model.prefix(*some[:][:2])
-        off = moved(logits_of(prefix, some.windows, False)[0], exact(prefix, some.windows)).mean()
-        return Row(name, f"{off:.1%}", right, str(left_to_right(ar, some, make)) if make else "")
-    return [of("as published", None), of("alone, full attention", alone(False)),
-            of("alone, causal", alone(True)), of("picture full, prompt causal", picture_first)]
+    makers = {"as published": None, "alone, full attention": alone(False),
+              "alone, causal": alone(True), "picture full, prompt causal": picture_first}
+    return {name: row(solution, make) for name, make in makers.items()}
 
 
-def left_to_right(model, some, make):
-    """Greedy decoding of the AR weights from a kept prefix -> how many captions are right."""
-    prefix = model.prefix(*some[:][:2])
-    past, x, tokens = make(model, prefix), prefix[:, -1:], []
-    for _ in range(some.windows.shape[1]):
-        hidden, past = model.transformer(x, True, past)
-        tokens.append(exclude(model.head(hidden[:, -1]), model.config.mask_id).argmax(-1))
-        x = model.embedding(tokens[-1][:, None])
-    texts = [some.tokenizer.decode(ids[:(ids + [model.config.eos_id]).index(model.config.eos_id)])
-             for ids in torch.stack(tokens, 1).tolist()]
-    return count_right(texts)
+def table(solution):
+    head = ("prefix                        off in the first pass   diffusion weights   AR weights, "
+            "left to right")
+    return "\n".join([head, *("{:29s} {:>21s} {:>10d} of 64 {:>27}".format(name, *cells).rstrip()
+                              for name, cells in measured(solution).items())])
 
 
-def in_words(found):
-    return "\n".join(["prefix                        off in the first pass   diffusion weights   "
-                      "AR weights, left to right",
-                      *(f"{row.prefix:29s} {row.off:>21s} {row.right:>10d} of 64 {row.ar:>27s}"
-                        .rstrip() for row in found)])
+def captions(solution):
+    right = {name: cells[1] for name, cells in measured(solution).items()}
+    teach(right["as published"] >= 0.95 * 64, f"With your passes only {right['as published']} of 64 "
+          "captions are right, prefilling as published.")
+    why = {None: f"Captions fully right, by the prefix that is kept:\n{table(solution)}\nThe prefix "
+                 "under the causal mask ruins four of five captions of the diffusion weights. Why? "
+                 "Write a letter for WHY.",
+           "a": "WHY: in the first pass nothing is committed yet, so nothing is stale, and "
+                f"{measured(solution)['alone, causal'][0]} of the probability is on other tokens.",
+           "b": "WHY: neither has the prefix that ran alone in full attention, and with that one "
+                f"{right['alone, full attention']} of 64 captions are right."}
+    teach(solution.WHY == "c", why.get(solution.WHY, "WHY must be \"a\", \"b\" or \"c\"."))
 
 
-def check_captions(solution):
-    why = getattr(solution, "WHY", None)
-    teach(why in (None, "a", "b", "c"), f"WHY is {why!r}; write \"a\", \"b\" or \"c\".")
-    published, full, causal, _ = found = rows(solution)
-    teach(published.right >= 0.95 * 64, f"With your passes only {published.right} of 64 captions "
-          "are right, prefilling as published.")
-    teach(why is not None, f"Captions fully right, by the prefix that is kept:\n{in_words(found)}\n"
-          "The prefix under the causal mask ruins four of five captions of the diffusion weights. "
-          "Why? Write a letter for WHY.")
-    teach(why != "a", f"WHY: in the first pass nothing is committed yet, so nothing is stale, and "
-          f"{causal.off} of the probability is on other tokens already.")
-    teach(why != "b", f"WHY: neither has the prefix that ran alone in full attention, and with "
-          "that "
-          f"one {full.right} of 64 captions are right.")
+CHECKS = [the_first_pass, a_later_pass, the_prefix_alone, captions]
 
 
 @torch.no_grad()
 def show(solution):
     """The kinds of prefix, and how stale the published one gets."""
-    some, lines = scenes(64), []
-    half = torch.where(torch.arange(some.windows.shape[1]) < 20, some.responses, some.windows)
-    for phase, name in (("diffusion", "trained"), ("weak", "weaker")):
-        model = shipped(phase)[0]
-        prefix = model.prefix(*some[:][:2])
-        _, past = solution.first_pass(model, prefix, some.windows)
-        stale = moved(solution.later_pass(model, prefix[:, -1:], half, past),
-                      model.logits(prefix, half, False)[0])[half == model.config.mask_id]
+    lines = []
+    for model, name in ((MODEL, "trained"), (shipped("weak")[0], "weaker")):
+        prefix = model.prefix(*SOME[:][:2])
+        _, past = solution.first_pass(model, prefix, SOME.windows)
+        stale = moved(solution.later_pass(model, prefix[:, -1:], HALF, past),
+                      model.logits(prefix, HALF, False)[0])[HALF == CONFIG.mask_id]
         lines.append(f"As published, once 20 tokens are committed, {name} weights: off by "
                      f"{stale.mean():.1%} at a masked position, {stale.max():.0%} at most.")
     return "\n".join([
         "Captions fully right by the prefix that is kept (off: share of the probability that is on "
-        "other tokens):", in_words(rows(solution)), *lines,
+        "other tokens):", table(solution), *lines,
         "What would have to change in training for the prefix alone to be exact? "
         "(train.py --variant prefix-mask)"])
-
-
-test_exercise = exercise(check_the_first_pass_and_what_it_keeps, check_a_later_pass,
-                         check_the_prefix_alone, check_captions, show=show)

@@ -4,75 +4,60 @@ import re
 
 import torch
 
-from exercises.checks import count_right, exercise, scenes, shipped, teach, teach_tensor
+from exercises.checks import count_right, scenes, shipped, teach, teach_tensor
 
-__all__ = ["test_exercise"]
-CASES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>", "_ _ _ a large _ circle",
-         "the picture shows<end>", "", "_", "there is just a _ red", "i can see at"]
+MODEL, TOKENIZER = shipped()
+SOME = scenes()
+MASK, EOS = MODEL.config.mask_id, MODEL.config.eos_id
+TEMPLATES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>",
+             "_ _ _ a large _ circle", "the picture shows<end>", "", "_", "there is just a _ red",
+             "i can see at", "i can see a small red circle at the top left<end>"]
 
 
-def slow_window(template, length, tokenizer):
+def slow_window(template, length):
     """Piece by piece: what stands between two free tokens, without the space before a `_`."""
     body, end, _ = template.partition("<end>")
     ids = []
     for i, piece in enumerate(body.split("_")):
         words = piece.rstrip(" ") if i < body.count("_") else piece
-        ids += [tokenizer.mask_id] * (i > 0) + tokenizer.encode(words)
-    return ids + [tokenizer.eos_id if end else tokenizer.mask_id] * (length - len(ids))
+        ids += [MASK] * (i > 0) + TOKENIZER.encode(words)
+    return ids + [EOS if end else MASK] * (length - len(ids))
 
 
-def check_windows(solution):
-    tokenizer = shipped()[1]
-    mask, eos = tokenizer.mask_id, tokenizer.eos_id
-    for template in CASES:
-        window = solution.make_window(template, 24, tokenizer)
+def in_words(ids):
+    names = {MASK: "_", EOS: "<eos>"}
+    return " ".join(names.get(i) or repr(TOKENIZER.decode([i])) for i in ids)
+
+
+def windows(solution):
+    for template in TEMPLATES:
+        window = solution.make_window(template, 24, TOKENIZER)
         teach_tensor(window, (1, 24), torch.long, "the window")
-        mine, right = window[0].tolist(), slow_window(template, 24, tokenizer)
-        said = f"Template {template!r}: "
-        text = tokenizer.decode(mine)
-        teach("_" not in text, said + "a `_` became a token of its own, the letter; it stands for "
-              "tokenizer.mask_id.")
-        teach("<" not in text,
-              said + "`<end>` became letters; it says that tokenizer.eos_id fills the rest.")
-        space = tokenizer.encode(" ")[0]
-        teach(space not in mine,
-              said + "a space became a token of its own. A word's token includes the space before "
-              "it, so the one before a `_` belongs to the free token: leave it out.")
-        if not template.endswith("<end>"):
-            teach(eos not in mine, said + "what follows is not given, so it must be free: [MASK], "
-                  "not EOS. With EOS you say that the response ends here.")
-        else:
-            teach(mine[-1] == eos, said + "after `<end>` every token is EOS, to the end of the "
-                  "window: all of them are given.")
-        teach(mine == right, said + f"the window is {tokens(mine, tokenizer)}, it should be "
-              f"{tokens(right, tokenizer)}. Encode a stretch of text whole: a word's token "
-              "includes the space before it.")
-    whole = "i can see a small red circle at the top left<end>"
-    teach(mask not in solution.make_window(whole, 24, tokenizer),
-          "A template without `_` but with `<end>` leaves nothing free.")
+        mine, right = window[0].tolist(), slow_window(template, 24)
+        why = "Encode a stretch of text whole: a word's token includes the space before it."
+        if TOKENIZER.encode(" ")[0] in mine:
+            why = "The space before a `_` belongs to the free token: leave it out."
+        elif set(TOKENIZER.encode("_<")) & set(mine):
+            why = "`_` stands for tokenizer.mask_id and `<end>` for tokenizer.eos_id; both are no text."
+        elif mine[-1] != right[-1]:
+            why = "After `<end>` all is EOS, and given. Without it what follows is free: [MASK]."
+        teach(mine == right, f"Template {template!r}: the window is {in_words(mine)}, it should be "
+              f"{in_words(right)}. {why}")
 
 
-def tokens(ids, tokenizer):
-    names = {tokenizer.mask_id: "_", tokenizer.eos_id: "<eos>"}
-    return " ".join(names.get(i) or repr(tokenizer.decode([i])) for i in ids)
-
-
-def answers(solution, some, rows, template):
-    model, tokenizer = shipped()
-    texts = solution.infill(model, tokenizer, some.images[rows], some.prompts[rows], template)
-    teach(isinstance(texts, list) and len(texts) == len(rows)
-          and all(isinstance(text, str) for text in texts),
+def answers(solution, rows, template):
+    texts = solution.infill(MODEL, TOKENIZER, SOME.images[rows], SOME.prompts[rows], template)
+    teach(isinstance(texts, list) and list(map(type, texts)) == [str] * len(rows),
           f"infill must return a list of {len(rows)} strings.")
     return texts
 
 
-def check_the_wording_is_kept(solution):
-    some, rows = scenes(64), list(range(32))
+def the_wording_is_kept(solution):
     thing, place = r"a \w+ \w+ \w+", r"the \w+ \w+"
     for template, pattern in (("here we find a _ _ _ in", f"here we find {thing} in {place}"),
                               ("there is just _ _ _ _ at", f"there is just {thing} at {place}"),
                               ("i can see at", f"i can see at {place} {thing}")):
-        texts = answers(solution, some, rows, template)
+        texts = answers(solution, range(32), template)
         for text in texts:
             teach(re.match(pattern, text), f"Template {template!r} came out as {text!r}. What is "
                   "given belongs into the window, where it cannot change (a prompt is only "
@@ -82,30 +67,26 @@ def check_the_wording_is_kept(solution):
               f"example {texts[0]!r}. Is each picture decoded with its own image and prompt?")
 
 
-def check_a_length_can_be_given(solution):
-    some = scenes(64)
-    rows = [i for i, scene in enumerate(some.split.scenes) if len(scene) == 1]
+def a_length_can_be_given(solution):
+    rows = [i for i, scene in enumerate(SOME.split.scenes) if len(scene) == 1]
     templates = "i can see a _ _ _ at the _ _<end>", "i can see at the _ _ a _ _ _<end>"
     for wording, template in enumerate(templates):
-        for row, text in zip(rows, answers(solution, some, rows, template)):
-            phrase = some.board.phrase(some.split.scenes[row][0], "at", wording)
+        for row, text in zip(rows, answers(solution, rows, template)):
+            phrase = SOME.board.phrase(SOME.split.scenes[row][0], "at", wording)
             teach(text == f"i can see {phrase}", f"A picture of one object, with the length given, "
                   f"came out as {text!r}; it shows {phrase!r}.")
 
 
+CHECKS = [windows, the_wording_is_kept, a_length_can_be_given]
+
+
 def show(solution):
-    """One picture, captioned by the student's templates."""
-    some, row = scenes(64), [0]
-    right = some.split.texts[row[0]]
+    """One picture, captioned by the reader's templates."""
     lines = []
     for template in ("", "i can see at", "_ _ _ a _ purple",
                      "there is just a _ _ _ at the _ _<end>"):
-        lines += [f"  {template!r}", f"      {answers(solution, some, row, template)[0]}"]
-    return "\n".join([f"A held-out picture; one right caption is:\n      {right}",
+        lines += [f"  {template!r}", f"      {answers(solution, [0], template)[0]}"]
+    return "\n".join([f"A held-out picture; one right caption is:\n      {SOME.split.texts[0]}",
                       "Your infilling of it, by what is given:", *lines,
                       "Nothing in it is purple, and it has more than one object. What does the "
                       "model do with what is false?"])
-
-
-test_exercise = exercise(check_windows, check_the_wording_is_kept, check_a_length_can_be_given,
-                         show=show)
