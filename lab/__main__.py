@@ -13,13 +13,13 @@ import torch
 # before a data/ or rules/ of the folder that this is called from
 sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
 
-from lab.board import N_SCENES, TIMEOUT_S, board
+from lab.board import BLOCKS, N_SCENES, TIMEOUT_S, board
 from lab.checkpoint import SHIPPED_AR, SHIPPED_WEAK
 from lab.claims import CLAIMS, claims
 from lab.intervals import T95
 from lab.shell import OPTIONS, Parser, between, options, pick_device, positive, reporting, script
+from lab.show import show
 from lab.speed import decode_speed, training_speed
-from lab.viewer import ON, show
 from rules import RuleError
 from train import PRESETS
 
@@ -94,8 +94,8 @@ def parse(argv=None):
     option = command.add_argument
     option("--rule", action="append", metavar="RULE",
            help="repeatable: path/to/mine.py, maskgit:3, ... (default: confident:0.9)")
-    option("--on", nargs="+", choices=ON, default=["trained", "exact"], metavar="MODEL",
-           help=f"{', '.join(ON)}: the exact posterior is the perfect model of the toy set "
+    option("--on", nargs="+", choices=BLOCKS, default=["trained", "exact"], metavar="MODEL",
+           help=f"{', '.join(BLOCKS)}: the exact posterior is the perfect model of the toy set "
            "(default: trained exact)")
     option("--weak-checkpoint", **of_weights(SHIPPED_WEAK, "likewise, less trained"))
     option("--data", type=Path, metavar="F",

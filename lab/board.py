@@ -40,37 +40,35 @@ TIMEOUT_S = 600  # for a file of a folder
 
 
 class Weights(NamedTuple):
-    """What the board decodes with, all of one toy set."""
+    """What a table decodes with, all of one toy set."""
     board: toy.Toy
     tokenizer: object
-    models: dict  # "trained", "weak" -> Dimple
-    ar: object
+    models: dict  # some of NEEDED
 
 
-def load_weights(args, device, weak=True):
-    """-> Weights. Raises ValueError unless they are a toy model's, with one tokenizer, in the
-    phases that are needed."""
-    found = {"--checkpoint": (args.checkpoint, "diffusion"),
-             "--ar-checkpoint": (args.ar_checkpoint, "ar"),
-             **({"--weak-checkpoint": (args.weak_checkpoint, "diffusion")} if weak else {})}
-    said = {}
-    for flag, (path, phase) in found.items():
-        model, tokenizer, origin = said[flag] = load(path, device)
-        if toy.of(origin) is None:
-            raise ValueError(f"{flag} {path}: trained on your own pictures; only captions of toy "
-                             "scenes can be graded")
-        if origin["phase"] != phase:
-            raise ValueError(f"{flag} {path}: its last phase was {origin['phase']!r}; needed is "
-                             f"one that ended with {phase!r}")
-        first, *_ = said.values()
-        if (tokenizer.merges, model.config, toy.of(origin)) != (
-                first.tokenizer.merges, first.model.config, toy.of(first.origin)):
-            raise ValueError(f"--checkpoint {args.checkpoint} and {flag} {path} are not of one "
-                             "run, or of one toy set: name all of them")
-    models = {"trained": said["--checkpoint"].model}
-    if weak:
-        models["weak"] = said["--weak-checkpoint"].model
-    return Weights(toy.of(first.origin), first.tokenizer, models, said["--ar-checkpoint"].model)
+NEEDED = {  # name -> the option that names its file, the phase that it ends with
+    "trained": ("checkpoint", "diffusion"), "weak": ("weak_checkpoint", "diffusion"),
+    "ar": ("ar_checkpoint", "ar")}
+
+
+def load_weights(args, device, *names):
+    """The models of these names -> Weights. Raises ValueError unless they are a toy model's, with
+    one tokenizer, in the phases that are needed."""
+    models, first = {}, None
+    for name in names:
+        option, phase = NEEDED[name]
+        path = getattr(args, option)
+        model, tokenizer, origin = load(path, device)
+        found = toy.of(origin), tokenizer.merges, model.config
+        if found[0] is None or origin["phase"] != phase:
+            raise ValueError(f"--{option.replace('_', '-')} {path}: needed are weights that ended "
+                             f"with the phase {phase!r} on a toy set, whose captions can be graded")
+        first = first or found
+        if found != first:
+            raise ValueError(f"--{option.replace('_', '-')} {path}: not of one run, or of one toy "
+                             f"set, with --checkpoint {args.checkpoint}: name all of them")
+        models[name] = model
+    return Weights(found[0], tokenizer, models)
 
 
 # ---------------------------------------------------------------- one rule
@@ -111,7 +109,8 @@ class Measuring:
     look that do not do."""
 
     def __init__(self, args, device):
-        self.weights, self.look = load_weights(args, device), resolve_look(args.look)
+        self.weights = load_weights(args, device, *NEEDED)
+        self.look = resolve_look(args.look)
         self.scenes = Scenes(self.weights.models["trained"].config, self.weights.tokenizer,
                              args.scenes, device, self.weights.board, args.length)
 
@@ -141,7 +140,7 @@ class Measuring:
 
     def ar(self):
         """The baseline's figures."""
-        model, config = self.weights.ar, self.scenes.config
+        model, config = self.weights.models["ar"], self.scenes.config
         way = lambda rows: decode_ar(model, *self.scenes[rows][:2], config.window)
         return grade_rule(way, self.scenes)[1] | alone(way, self.scenes, model)
 
@@ -351,7 +350,8 @@ def board(args, device, command):
                          n_scenes=args.scenes, base=base, rows=rows, ar=ar)
             write(KEPT, lambda file: file.write((json.dumps(state) + "\n").encode()))
         for path, name in ((args.picture, "rules.png"), (weak, "rules_weak.png")):
-            shutil.copy(path, FIGURES / name)
+            if path.exists():  # without matplotlib there are none
+                shutil.copy(path, FIGURES / name)
         toy_set, fewest = measuring.weights.board, ""
         if toy_set.order == "reading":
             counts = [fewest_passes(toy_set, n) for n in measuring.scenes.objects]

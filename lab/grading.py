@@ -19,7 +19,8 @@ START_S = 60  # what a process may take to start, on a busy machine
 def files_of(text):
     """The .py files of the folder that `--rule` names, by name; [] if `text` names something else.
     Raises ValueError for a folder without such a file; OSError."""
-    if not text or text.split(":")[0] in named() or not Path(text).is_dir():  # the gallery's come first
+    # the gallery's names come first
+    if not text or text.split(":")[0] in named() or not Path(text).is_dir():
         return []
     files = [str(path) for path in sorted(Path(text).glob("[!._]*.py")) if not path.is_dir()]
     if not files:
@@ -28,7 +29,7 @@ def files_of(text):
 
 
 class NotDone(RuleError):
-    """A process that was not done in its time, or ended before; the message says how far it came."""
+    """A process was not done in its time, or ended before; the message says how far it came."""
 
 
 def apart(work, *args, seconds, file=None, quiet=True):

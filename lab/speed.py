@@ -68,7 +68,7 @@ def share_in_model(model, batch, rule, device, repeats=5):
 def captions_per_way(weights, args, device):
     """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it
     inside the model."""
-    model, ar_model = weights.models["trained"], weights.ar
+    model, ar_model = weights.models.values()
     rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
     scenes, rows = Scenes(model.config, weights.tokenizer, BATCH, device, weights.board), []
     share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
@@ -118,7 +118,7 @@ def prefill_sweep(device, repeats):
 
 def decode_speed(args, device, command):
     with reporting(ValueError, OSError):
-        weights = load_weights(args, device, weak=False)
+        weights = load_weights(args, device, "trained", "ar")
     rows, share = captions_per_way(weights, args, device)
     text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; medians.\n\n" + table_of([
         {"batch": row["batch"], "way": row["way"], "ms per caption": f"{row['ms']:.2f}",

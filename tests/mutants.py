@@ -1,4 +1,4 @@
-"""Forty single faults, one at a time: do the tests notice?
+"""Sixty single faults, one at a time: do the tests notice?
 
     python tests/mutants.py [--jobs N] [--only I ...]
 
@@ -23,7 +23,9 @@ LIMIT = 1500  # seconds for a mutant: several times the whole suite; one that ha
 CORE, TOKENIZER, BATCHES = "mini_dimple.py", "tokenizer.py", "data/__init__.py"
 TOY, FOLDER, EXACT = "data/toy.py", "data/folder.py", "data/exact.py"
 FIRST = {CORE: ["model", "losses", "decode"], TOKENIZER: ["tokenizer"], BATCHES: ["train"],
-         TOY: ["toy", "grading"], FOLDER: ["folder"], EXACT: ["exact"]}
+         TOY: ["toy", "grading"], FOLDER: ["folder"], EXACT: ["exact"],
+         "rules": ["gallery", "rules"], "lab": ["lab", "exact"], "lab/trace.py": ["viewer"],
+         "lab/training.py": ["optimizers"], "lab/variants.py": ["losses", "lab"]}
 MUTANTS = [  # (file, old text, which occurs once, new text): no lines more or fewer
     (CORE, "b * cos + a * sin", "b * cos - a * sin"),
     (CORE, "is_causal=causal and past is None", "is_causal=causal"),
@@ -67,6 +69,30 @@ MUTANTS = [  # (file, old text, which occurs once, new text): no lines more or f
     (TOKENIZER, "self.rank.get(pair, self.vocab_size)", "self.rank.get(pair, 0)"),
     (TOKENIZER, 'raw.decode("utf-8", "replace")', 'raw.decode("utf-8", "ignore")'),
     (TOKENIZER, "vocab_size - 258", "vocab_size - 256"),
+    ("rules/__init__.py", "score.masked_fill(~masked, -torch.inf).argsort", "score.argsort"),
+    ("rules/margin.py", "first - second, k", "first / second, k"),
+    ("rules/eb_sampler.py", "entropy.cumsum(1) - entropy <= bound", "entropy.cumsum(1) <= bound"),
+    ("rules/remdm.py", "(1 - alpha_s - sigma * alpha_t)", "(1 - alpha_s - sigma)"),
+    ("rules/wino.py", "keepdim=True) - 1", "keepdim=True)"),
+    ("rules/klass.py", "xlogy(now, now) - xlogy(now, before)",
+     "xlogy(before, before) - xlogy(before, now)"),
+    ("rules/fast_dllm.py", "(n + 1) * (1 - confidence)", "n * (1 - confidence)"),
+    ("rules/blocks.py", "W).amin(1, keepdim=True)", "W).amin()"),
+    ("rules/dimple_public.py", "min(iteration + 1, steps)", "min(iteration, steps)"),
+    ("rules/daedal.py", "(step.masked | step.given).all(1)", "step.masked.all(1)"),
+    ("lab/intervals.py", "T95[seeds - 2]", "T95[seeds - 1]"),
+    ("lab/intervals.py", "values.mean(0).std()", "values.std()"),
+    ("lab/trace.py", "sum(record.computed for record in self)",
+     "(self[-1].computed if self else 0)"),
+    ("lab/variants.py", "torch.cat([t, (1 - t).clamp(min=EPS)])", "torch.cat([t, t])"),
+    ("lab/variants.py", "model.transformer(prefix[:, :-1], causal=False)",
+     "model.transformer(prefix[:, :-1], causal=True)"),
+    ("lab/training.py", "gradient.shape[1] / gradient.shape[2]",
+     "gradient.shape[2] / gradient.shape[1]"),
+    ("lab/evaluate.py", "(nats.sum() / tokens.sum())", "(nats / tokens.clamp(min=1)).mean()"),
+    ("lab/evaluate.py", "out.ends < out.tokens.shape[1]", "out.ends <= out.tokens.shape[1]"),
+    ("lab/board.py", "all(a >= b", "any(a >= b"),
+    ("lab/claims.py", "[[x - y] for x, y in zip(a, b)]", "[[x - y for x, y in zip(a, b)]]"),
 ]
 
 
@@ -78,7 +104,8 @@ def start(file, old, new, folder):
         shutil.copy(ROOT / name, folder / name)
     (folder / file).write_text((ROOT / file).read_text("utf-8").replace(old, new), "utf-8")
     # file by file: beside their folder, pytest would run them in the folder's order
-    tests = [f"tests/test_{name}.py" for name in FIRST[file]]
+    first = FIRST[file if file in FIRST else str(Path(file).parent)]
+    tests = [f"tests/test_{name}.py" for name in first]
     tests += sorted(f"tests/{path.name}" for path in (folder / "tests").glob("test_*.py"))
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     with open(folder / "output", "w") as output:

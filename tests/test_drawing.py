@@ -115,6 +115,8 @@ def test_states_and_confidence_have_their_colours(tmp_path):
     assert (seen[2], seen[-1]) == (drawing.PALE, drawing.STRONG)
     darkness = [-sum(colour) for colour in seen[2:]]
     assert darkness == sorted(set(darkness)), "the surer, the stronger"
+    left, top = cell_boxes(13)[-1]
+    assert shot.getpixel((left + 1, top + 17)) != drawing.REASONS["rule"], "new only once"
     *_, plain = drawn(tmp_path, one_iteration(["a"]))[0]
     assert drawing.GIVEN in colours(shot) - colours(plain), "the legend has it where it occurs"
 
@@ -122,12 +124,12 @@ def test_states_and_confidence_have_their_colours(tmp_path):
 def test_what_waits_shows_its_words(tmp_path):
     """Nothing, a sure word, and one with a runner-up: each has more ink than the one before. A
     committed token of white space alone waits no longer."""
-    sure, torn = [["cat", 1.0], ["dog", 0.001]], [["cat", 0.6], ["dog", 0.4]]
-    first, second = drawn(tmp_path, one_iteration([None, None, None, ""],
-                                                  likeliest=[[], sure, torn, torn]))[0]
-    nothing, one, two, committed = (ink(second, box) for box in cell_boxes(4))
-    assert nothing == committed == 0 < one < two
-    assert not any(ink(first, box) for box in cell_boxes(4)), "before the first pass"
+    one, sure, torn = [["cat", 1]], [["cat", 1], ["dog", 0.001]], [["cat", 0.6], ["dog", 0.4]]
+    first, second = drawn(tmp_path, one_iteration([None] * 4 + [""],
+                                                  likeliest=[[], one, sure, torn, torn]))[0]
+    nothing, alone, surely, two, committed = (ink(second, box) for box in cell_boxes(5))
+    assert nothing == committed == 0 < alone == surely < two
+    assert not any(ink(first, box) for box in cell_boxes(5)), "before the first pass"
 
 
 def test_a_cell_has_room_for_each_word_of_the_toy(monkeypatch):
@@ -157,18 +159,22 @@ def test_the_end_is_one_cell():
     assert len(start) == 6, "before it is committed it gives nothing away"
     assert [(cell.text, cell.times, cell.why) for cell in end] == [
         ("a", 1, None), (EOS, 1, None), (None, 1, None), (EOS, 3, "rule")]
+    assert [len(drawing.frames(one_iteration([EOS] * n))[1]) for n in (1, 2, 3)] == [1, 1, 1]
     given = dict(title="", window=[None, EOS, EOS], iterations=[])
     assert len(drawing.frames(given)[0]) == 3, "a given end is a prior"
 
 
 def test_a_window_may_grow_and_shrink(tmp_path):
     """Each frame shows as many cells as its window has, where they stand in all frames."""
-    lengths = 4, 20, 7
-    parts = [one_iteration([None] * n) for n in lengths]
-    parts[0]["iterations"] = [part["iterations"][0] for part in parts[1:]]
-    for shot, length in zip(drawn(tmp_path, parts[0])[0], lengths, strict=True):
-        seen = [shot.getpixel((left + 4, top + 4)) for left, top in cell_boxes(20)]
-        assert seen == [drawing.WAITING] * length + [(255, 255, 255)] * (20 - length)
+    lengths = 4, 70, 7
+    run, *later = [one_iteration([None] * (n - 1) + ["a"]) for n in lengths]
+    run["iterations"] = [part["iterations"][0] for part in later]
+    first, *shots = drawn(tmp_path, run)[0]
+    assert first.size == shots[0].size
+    for shot, length in zip(shots, lengths[1:], strict=True):
+        seen = [shot.getpixel((left + 4, top + 4)) for left, top in cell_boxes(70)]
+        assert seen == [drawing.WAITING] * (length - 1) + [drawing.STRONG] + [(255, 255, 255)] * (
+            70 - length)
 
 
 def test_awkward_text(tmp_path):

@@ -28,7 +28,7 @@ from data import toy
 from lab import board, results, speed
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, save
 from lab.claims import CLAIMS, Asked, follow, in_nats, make_priors, nats_gap, slope
-from lab.evaluate import Scenes, exact_way
+from lab.evaluate import Scenes, exact_way, graded
 from lab.intervals import gap_interval, mean_interval, share_interval, wilson
 from lab.models import Lab, Recipe
 from lab.variants import PrefixMasked, unseen
@@ -180,7 +180,7 @@ def test_on_the_exact_posterior_only_what_depends_breaks():
     for name, temperature, right in (("confident:0.9", 0, True), ("confident:0.9", 1, True),
                                      ("eb_sampler:0.5", 1, True), ("eb_sampler:0.8", 1, False)):
         way = exact_way(scenes, resolve(name), float(temperature))
-        found = board.grade_rule(way, scenes).figures
+        _, found = board.grade_rule(way, scenes)
         assert (found["right"] == 1) == right, name
     assert found["mistakes"]["phrase mangled"] > 0.5
 
@@ -195,6 +195,7 @@ def test_the_board_of_other_rules_than_its_own(measured, tmp_path, capsys):
     for key, row in found.items():
         for name in ("right", "passes", *(["won", "lost"] if key[0] == "maskgit:12" else [])):
             assert row[name] == whole[key][name]
+    capsys.readouterr()
     assert "none.py does not exist" in refused(capsys, "rules", "--only", "none.py")
 
 
@@ -466,6 +467,21 @@ def test_intervals_cover_what_they_should():
     gap, low, high = gap_interval([[1, 0] * 50] * 3, [[1, 0] * 50] * 3)
     assert gap == 0 and low == -high
     assert 0.01 < high < 0.03, "no difference seen is no proof of none"
+
+
+def test_a_mean_over_scenes_is_of_what_the_seeds_say_together():
+    """Seeds that differ scene by scene, equal on average: no scene is better than another."""
+    assert mean_interval([[0.0, 1.0], [1.0, 0.0]]) == (0.5, 0.5, 0.5)
+    half = 1.96 * math.sqrt(0.5) / math.sqrt(2)  # of the scenes' means, 0 and 1
+    assert mean_interval([[0, 1]] * 3) == pytest.approx((0.5, 0.5 - half, 0.5 + half))
+
+
+def test_a_caption_that_fills_its_window_has_no_end():
+    model, tokenizer = load(SHIPPED)[:2]
+    scenes = Scenes(model.config, tokenizer, 2, CPU)
+    for id, wrong in ((0, "no end"), (model.config.eos_id, "opening")):
+        found = graded(exact_way(scenes, lambda step: torch.full_like(step.tokens, id)), scenes)
+        assert found.wrong == [wrong] * 2
 
 
 def test_priors_give_what_they_say_and_are_judged_by_it():

@@ -223,6 +223,8 @@ def test_it_opens_without_errors_or_network(chromium, shown):
                         "return [i.naturalWidth, i.naturalHeight, i.hidden]")
     assert image == [48, 48, False]
     assert len(page.all(".run")) == 4 and "--seed 9" in page.texts("#source")[0]
+    page.script("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    page.wait(lambda: any("default-src 'none'" in error for error in page.errors()))
 
 
 def test_cells_show_what_the_decoding_did(chromium, shown):
@@ -329,7 +331,7 @@ def test_every_reason_any_text_and_windows_that_change(chromium, tmp_path):
     first, second, given, grown = page.cells()
     assert first[:2] == [["committed", "rule"], "</script><script>alert(1)</script>"]
     assert second[:2] == [["masked"], ["⏎", "␣"]] and given[0] == ["given"]
-    assert grown[:2] == [["masked"], []]
+    assert grown[:2] == [["masked"], []] and "50%, it. 1" in page.texts(".cell")[0]
     page.press("ARROW_RIGHT")
     assert [classes for classes, *_ in page.cells()] == [
         ["masked", "back"], ["committed", "one"], ["given"], ["committed", "rule"]]

@@ -32,7 +32,7 @@ def scenes(shipped):
 
 def figures(model, scenes, rule="confident:0.9", temperature=0.0):
     return grade_rule(lambda rows: decoded(model, scenes[rows], resolve(rule),
-                                           temperature=temperature), scenes).figures
+                                           temperature=temperature), scenes)[1]
 
 
 def test_size_and_kind(shipped):
@@ -55,10 +55,10 @@ def test_accuracy_on_held_out_scenes(shipped, scenes):
     (model, _, _), (ar_model, _, _), (weak, _, _) = shipped
     greedy, sampled = (figures(model, scenes, temperature=heat) for heat in (0.0, 1.0))
     assert greedy["right"] >= 0.98 and sampled["right"] >= 0.98
-    exact = grade_rule(exact_way(scenes, resolve("confident:0.9")), scenes).figures
+    exact = grade_rule(exact_way(scenes, resolve("confident:0.9")), scenes)[1]
     assert exact["right"] == 1
     assert greedy["iterations"] == pytest.approx(exact["iterations"], abs=0.1)
-    ar = grade_rule(lambda rows: decode_ar(ar_model, *scenes[rows][:2], 48), scenes).figures
+    ar = grade_rule(lambda rows: decode_ar(ar_model, *scenes[rows][:2], 48), scenes)[1]
     assert ar["right"] >= 0.96
     assert 0.3 <= figures(weak, scenes)["right"] <= greedy["right"] - 0.03
     bold, mended = (figures(model, scenes, rule) for rule in ("confident:0.3", "remask:0.3"))
