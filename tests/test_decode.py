@@ -6,32 +6,12 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import (
-    EOS,
-    MASK,
-    VOCAB,
-    alone,
-    decoded,
-    random_case,
-    random_inputs,
-    random_model,
-    random_step,
-    random_window,
-    small_config,
-)
+from conftest import (EOS, MASK, VOCAB, alone, decoded, random_case, random_inputs, random_model,
+                      random_step, random_window, small_config)
 
 from lab.variants import PrefixMasked
-from mini_dimple import (
-    MAX_POSITIONS,
-    Dimple,
-    Step,
-    confident,
-    confident_decoding,
-    decode,
-    decode_ar,
-    full,
-    prefilled,
-)
+from mini_dimple import (MAX_POSITIONS, Dimple, Step, confident, confident_decoding, decode,
+                         decode_ar, full, prefilled)
 
 LOOKS = pytest.mark.parametrize("look", [prefilled, full])
 FIELDS = ("tokens", "iterations", "passes", "left", "ends")  # of Decoded
