@@ -1,12 +1,13 @@
 """What the decoding loop guarantees, whatever the model, the window, the prior or the rule."""
 import math
 import random
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import (EOS, MASK, VOCAB, alone, decoded, random_case, random_inputs, random_model,
-                      random_step, random_window, small_config, traced)
+                      random_step, random_window, small_config)
 
 from lab.variants import PrefixMasked
 from mini_dimple import (MAX_POSITIONS, Dimple, Step, confident, confident_decoding, decode,
@@ -76,12 +77,11 @@ def slow_decode(model, images, prompt, window, threshold, doubt, prefill, limit)
 
 
 @LOOKS
-@pytest.mark.parametrize("B", [1, 4])
-def test_decoding_equals_a_literal_reading_of_the_paper(seed, look, B):
+def test_decoding_equals_a_literal_reading_of_the_paper(seed, look):
     model, taken_back, filled = random_model(seed, 0.4), 0, 0
     settings = (0.15, 0, 18), (0.5, 0, 18), (0.3, 0.05, 18), (0.2, 0.2, 7), (1, 0, 3)
     for number, (threshold, doubt, limit) in enumerate(settings):
-        _, *inputs = random_case(100 * seed + number, B, 9)
+        _, *inputs = random_case(100 * seed + number, 4, 9)
         rule = doubting(threshold, doubt)
         out = decoded(model, *inputs, rule, look, limit=limit)
         with torch.no_grad():
@@ -91,51 +91,36 @@ def test_decoding_equals_a_literal_reading_of_the_paper(seed, look, B):
         assert out.iterations.tolist() == out.passes.tolist() == iterations
         taken_back += sum(record.taken_back.sum().item() for record in out.trace)
         filled += sum(left)
-    assert B == 1 or taken_back and filled, "the cases are hard enough"
+    assert taken_back and filled, "the cases are hard enough"
 
 
-@LOOKS
-@pytest.mark.parametrize("rule", [confident(0.4), confident(1.0), doubting(0.3, 0.1)])
-def test_a_batch_decodes_as_each_example_alone(seed, look, rule):
-    case = random_case(seed, 64, 12)
-    batch = decoded(*case, rule, look, limit=10)
-    for b in range(64):
-        one = decoded(*alone(case, b), rule, look, limit=10)
+@pytest.mark.parametrize("way", ["full", "prefilled", "ar"])
+def test_a_batch_decodes_as_each_example_alone(seed, way):
+    def run(model, images, prompt, window):
+        if way == "ar":
+            return decode_ar(model, images, prompt, 12)
+        look = full if way == "full" else prefilled
+        return decoded(model, images, prompt, window, doubting(0.3, 0.1), look, limit=10)
+    case = random_case(seed, 24, 12)
+    batch = run(*case)
+    for b in range(24):
+        one = run(*alone(case, b))
         for name in FIELDS:
             assert torch.equal(getattr(batch, name)[b:b + 1], getattr(one, name)), name
-    assert len(batch.iterations.unique()) > 2, "the examples finish at different times"
-
-
-def test_a_batch_decodes_greedily_as_each_example_alone(seed):
-    model, (images, prompt, _) = random_model(seed), random_inputs(seed, 64, 12)
-    batch = decode_ar(model, images, prompt, 12)
-    for b in range(64):
-        one = decode_ar(model, images[b:b + 1], prompt[b:b + 1], 12)
-        for name in FIELDS:
-            assert torch.equal(getattr(batch, name)[b:b + 1], getattr(one, name)), name
-
-
-def test_prefilling_changes_nothing_in_the_first_iteration_and_something_later(seed):
-    case = random_case(seed, 8, 12, priors=False)
-    kept, anew = (decoded(*case, confident(1.0), look) for look in (prefilled, full))
-    assert torch.equal(kept.trace[0].tokens, anew.trace[0].tokens)
-    assert any(not torch.allclose(a.confidence, b.confidence)
-               for a, b in zip(kept.trace[1:], anew.trace[1:]))
+    assert len(batch.iterations.unique()) > 1, "the examples finish at different times"
 
 
 def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
-    differs = []
+    """With full attention it is so in the first iteration, and an approximation later."""
+    plain, *inputs = random_case(seed, 6, 12)
     for kind in (PrefixMasked, Dimple):
-        plain, *inputs = random_case(seed, 6, 12)
         model = kind(plain.config).double().eval()
         model.load_state_dict(plain.state_dict())
         kept, anew = (decoded(model, *inputs, confident(0.4), look) for look in (prefilled, full))
-        differs.append(max((a.confidence - b.confidence).abs().max().item()
-                           for a, b in zip(kept.trace, anew.trace)))
-        if kind is PrefixMasked:
-            assert torch.equal(kept.tokens, anew.tokens)
-            assert torch.equal(kept.iterations, anew.iterations)
-    assert differs[0] < 1e-9 < 1e-4 < differs[1], "with full attention it is an approximation"
+        first, *later = [(a.confidence - b.confidence).abs().max().item()
+                         for a, b in zip(kept.trace, anew.trace)]
+        assert first < 1e-9 and (max(later) < 1e-9 if kind is PrefixMasked else max(later) > 1e-4)
+        assert torch.equal(kept.tokens, anew.tokens) or kind is Dimple
 
 
 # ---------------------------------------------------------------- whatever the rule returns
@@ -189,7 +174,7 @@ def wild_rules(rng):
     return positions, windows
 
 
-@pytest.mark.parametrize("number", range(20))
+@pytest.mark.parametrize("number", range(12))
 def test_guarantees_of_the_loop(number):
     rng = random.Random(number)
     B, W = rng.randint(1, 5), rng.randint(1, 12)
@@ -263,44 +248,13 @@ def test_commit_takes_at_least_the_most_confident_of_each_unfinished_example(see
         assert torch.equal(window[changed], step.proposal[changed])
 
 
-def test_threshold_one_commits_one_token_at_a_time_the_most_confident_first(seed):
-    out = decoded(*random_case(seed, 4, 9, priors=False), confident(1.0))
-    assert out.iterations.tolist() == [9] * 4
-    masked = torch.ones(4, 9, dtype=torch.bool)
-    for record in out.trace:
-        best = record.confidence.masked_fill(~masked, -1).argmax(1)
-        assert torch.equal(record.at_least_one.float().argmax(1), best)
-        masked &= ~record.at_least_one
-
-
-@pytest.mark.parametrize("threshold", [0, -0.1, 1.0001, float("nan"), float("inf")])
+@pytest.mark.parametrize("threshold", [0, 1.0001, math.nan])
 def test_thresholds_outside_0_1_are_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
         confident(threshold)
 
 
 # ---------------------------------------------------------------- iterations, passes, limit
-
-def test_extra_looks_are_counted_for_unfinished_examples_only():
-    def verifying(step):
-        step.look(step.tokens)
-        return step.confidence > 0.5
-    look = told(torch.tensor([[0.9, 0.9, 0.9, 0.9], [0.9, 0.4, 0.3, 0.2], [0.9, 0.9, 0.9, 0.9]]))
-    window = torch.full((3, 4), MASK)
-    window[2] = 7
-    out = decode(look, window, small_config(), verifying)
-    assert out.iterations.tolist() == [1, 4, 0] and out.passes.tolist() == [2, 8, 0]
-    assert out.left.tolist() == [0, 0, 0]
-
-
-@pytest.mark.parametrize("limit, iterations, left", [
-    (1, [1, 1, 0], [5, 2, 0]), (3, [3, 2, 0], [3, 0, 0]), (5, [5, 2, 0], [1, 0, 0]),
-    (6, [5, 2, 0], [0, 0, 0])])
-def test_the_limit_fills_what_is_left_and_says_how_much(limit, iterations, left):
-    window = torch.tensor([[MASK] * 5, [1, 2, 3, MASK, MASK], [1, 2, 3, 4, 5]])
-    out = decode(told(torch.full((3, 5), 0.3)), window, small_config(), limit=limit)
-    assert out.iterations.tolist() == out.passes.tolist() == iterations
-    assert out.left.tolist() == left and out.tokens[0].tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("longest", [4, 12])
@@ -310,40 +264,31 @@ def test_the_limit_is_twice_the_window_or_the_longest_trained_unless_said(longes
                  lambda step: step.tokens)
     limit = 2 * max(longest, 5)
     assert out.passes.tolist() == [limit, limit, 0] and out.left.tolist() == [5, 2, 0]
+    assert out.tokens[0].tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("limit", range(1, 10))
+@pytest.mark.parametrize("limit", [1, 2, 9])
 def test_the_limit_counts_iterations_not_the_rules_own_looks(limit):
     def looking(step):
         assert step.limit == limit
         for _ in range(3):
             step.look(step.tokens)
         return step.tokens
-    look, window = told(torch.full((2, 5), 0.3)), torch.full((2, 5), MASK)
-    out = decode(look, window, small_config(), looking, limit=limit)
-    assert out.iterations.tolist() == [limit] * 2 and out.left.tolist() == [5, 5]
-    assert out.passes.tolist() == [4 * (limit - 1) + 1] * 2, "in the last the rule is not asked"
+    window = torch.tensor([[MASK] * 5, [7] * 5])
+    out = decode(told(torch.full((2, 5), 0.3)), window, small_config(), looking, limit=limit)
+    assert out.iterations.tolist() == [limit, 0] and out.left.tolist() == [5, 0]
+    passes = 4 * (limit - 1) + 1  # in the last the rule is not asked
+    assert out.passes.tolist() == [passes, 0], "for unfinished examples only"
 
 
 # ---------------------------------------------------------------- windows that grow and shrink
-
-def test_a_finished_example_is_eos_where_the_window_grows():
-    def growing(step):
-        return F.pad(step.tokens, (0, 2), value=MASK) if step.iteration == 0 else step.masked
-    look, window = told(torch.full((2, 3), 0.3)), torch.tensor([[1, 2, 3], [4, MASK, MASK]])
-    out = traced(look, window, small_config(), growing)
-    assert out.trace[0].tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, MASK, MASK, MASK, MASK]]
-    assert out.tokens.tolist() == [[1, 2, 3, EOS, EOS], [4, 1, 2, 0, 1]]
-    assert out.iterations.tolist() == [0, 2] and out.response(0) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("window, ids, shrunk", [
     ([[MASK] * 3, [MASK] * 3], [1, EOS, EOS], [[1], [1]]),  # what has ended loses nothing
     ([[MASK] * 3, [MASK] * 3], [1, 2, EOS], [[1, EOS], [1, 2]]),
-    ([[MASK] * 3, [MASK] * 3], [1, 2, 3], [[1, EOS, EOS], [1, 2, 3]]),
     ([[MASK, 7, MASK], [MASK] * 3], [1, EOS, EOS], [[1, 7], [1, EOS]]),
     ([[MASK, MASK, EOS], [MASK] * 3], [1, EOS, EOS], [[1, EOS, EOS], [1, EOS, EOS]]),  # given
-    ([[MASK] * 3, [1, EOS, EOS]], [1, EOS, EOS], [[1, EOS, EOS], [1, EOS, EOS]]),
 ])
 def test_a_window_shrinks_to_what_is_given_and_finished(window, ids, shrunk):
     """The second example finishes first; then the rule wants a single token."""
@@ -355,31 +300,7 @@ def test_a_window_shrinks_to_what_is_given_and_finished(window, ids, shrunk):
     assert torch.equal(out.ends, (out.tokens != EOS).sum(1))
 
 
-def test_a_rule_may_look_at_a_longer_window_and_go_by_it():
-    def growing(step):
-        if step.iteration == 0:
-            step.tokens = F.pad(step.tokens, (0, 3), value=MASK)
-            step.masked = step.tokens == MASK
-            step.rescore(step.look(step.tokens))
-        return step.commit(step.confidence > 0.9)
-    look, window = told(torch.full((2, 4), 0.3)), torch.full((2, 4), MASK)
-    out = traced(look, window, small_config(), growing, limit=20)
-    assert out.tokens.shape == (2, 7)
-    assert out.passes.tolist() == [8, 8] and out.iterations.tolist() == [7, 7]
-    assert all(record.at_least_one.sum(1).tolist() == [1, 1] for record in out.trace)
-
-
 # ---------------------------------------------------------------- what a rule can do with its step
-
-def test_no_eos_before_place_k_by_other_logits():
-    def late(step):
-        step.logits[:, :4, EOS] = -torch.inf
-        step.rescore(step.logits)
-        return step.confidence > 0.5
-    window = torch.full((3, 9), MASK)
-    for rule, end in ((confident(0.5), 0), (late, 4)):
-        out = decode(told(torch.full((3, 9), 0.9), [EOS] * 9), window, small_config(), rule)
-        assert out.ends.tolist() == [end] * 3
 
 
 def test_scores_and_proposals_of_the_rules_own(seed):
@@ -412,58 +333,38 @@ def test_guidance_by_a_second_look(seed):
     out = decoded(*case, guided, full)
     a, b = (model(images, prompt, tokens, causal=False)[..., :MASK] for tokens in (window, empty))
     torch.testing.assert_close(seen[0][..., :MASK], (2 * a - b).softmax(-1))
-    assert not any(probs.isnan().any() for probs in seen), "-inf less -inf: [MASK] stays excluded"
     assert not (out.tokens == MASK).any() and torch.equal(out.passes, 2 * out.iterations)
 
 
 def test_mask_is_never_proposed():
-    seen, window = [], torch.full((2, 5), MASK)
-
     def rule(step):
-        seen.append((step.probs, step.look(step.tokens)))
+        assert not step.probs[..., MASK].any()
+        assert (step.look(step.tokens)[..., MASK] == -torch.inf).all(), "nor by its own looks"
         return step.confidence > 0.01
+    window = torch.full((2, 5), MASK)
     out = decode(told(torch.full((2, 5), 0.9), [MASK] * 5), window, small_config(), rule)
     assert not (out.tokens == MASK).any() and out.iterations.tolist() == [1, 1]
-    probs, logits = seen[0]
-    assert not probs[..., MASK].any() and torch.allclose(probs.sum(-1), torch.ones(2, 5))
-    assert (logits[..., MASK] == -torch.inf).all(), "nor by the rule's own looks"
 
 
-def test_memory_lives_as_long_as_the_decoding(seed):
-    """A rule that commits what it proposed in the iteration before as well."""
+def test_memory_lives_as_long_as_the_decoding():
     seen = []
 
-    def steady(step):
-        before = step.memory.get("proposal")
-        step.memory["proposal"] = step.proposal
-        seen.append(before)
-        return step.confidence > 1 if before is None else before == step.proposal
-    case = random_case(seed, 8, 12, priors=False)
-    case[-1][0, 1:] = 3  # finished after one iteration, and still in its place in the memory
-    once = decoded(*case, steady)
-    assert seen[0] is None and len(seen) == len(once.trace)
-    assert all(torch.equal(before, record.proposal)
-               for before, record in zip(seen[1:], once.trace))
-    again = decoded(*case, steady)
-    assert torch.equal(once.tokens, again.tokens) and seen[len(once.trace)] is None, "and no longer"
+    def counting(step):
+        step.memory["count"] = step.memory.get("count", 0) + 1
+        seen.append(step.memory["count"])
+        return step.confidence > 1
+    for _ in range(2):
+        decode(told(torch.full((2, 3), 0.3)), torch.full((2, 3), MASK), small_config(), counting)
+    assert seen == [1, 2, 3, 1, 2, 3]
 
 
-SPOILERS = {
-    "in place": lambda step, name: getattr(step, name).zero_(),
-    "in a way that PyTorch cannot see": lambda step, name: getattr(step, name).numpy().fill(0),
-    "another shape": lambda step, name: setattr(step, name, torch.ones(3)),
-}
-
-
-@pytest.mark.parametrize("how", SPOILERS)
-@pytest.mark.parametrize("inference_mode", [False, True])
-def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
+def test_a_rule_may_write_into_its_step(seed):
     """It harms nothing but its own choice: what follows is as if it had not. What its answer of
     positions commits is the step's own, and spared here."""
-    def spoil(step, spared=()):
+    def spoil(step, spared):
         for name, value in list(vars(step).items()):
             if isinstance(value, torch.Tensor) and name not in spared:
-                SPOILERS[how](step, name)
+                value.numpy().fill(0)  # in a way that PyTorch cannot see
         window = torch.full((4, 8), MASK)
         step.look(window).zero_()
         window.zero_()
@@ -480,25 +381,19 @@ def test_a_rule_may_write_into_its_step(how, inference_mode, seed):
         spoil(step, ["broken"])
         step.memory["steps"].append(step)
         return answer
-    case = random_case(seed, 4, 8)
-    with torch.inference_mode(inference_mode):
-        wanted, out = (decoded(*case, rule) for rule in (confident(0.3), positions))
-        for rule in (positions, next_window):
-            untraced = decode(prefilled(*case[:-1]), case[-1], case[0].config, rule)
-            assert torch.equal(untraced.tokens, wanted.tokens)
-            assert torch.equal(untraced.iterations, wanted.iterations)
-    for mine, theirs in zip(out.trace, wanted.trace, strict=True):
-        for name in ("tokens", "by_rule", "at_least_one", "taken_back", "words"):
-            assert torch.equal(getattr(mine, name), getattr(theirs, name)), name
+    *inputs, window = random_case(seed, 4, 8)
+    wanted, *others = (decode(prefilled(*inputs), window, inputs[0].config, rule)
+                       for rule in (confident(0.3), positions, next_window))
+    for out in others:
+        assert torch.equal(out.tokens, wanted.tokens)
+        assert torch.equal(out.iterations, wanted.iterations)
 
 
 # ---------------------------------------------------------------- trace, temperature, dtypes
 
-@LOOKS
-def test_a_record_holds_the_ten_likeliest_words(seed, look):
+def test_a_record_holds_the_ten_likeliest_words(seed):
     model, images, prompt, tokens = case = random_case(seed, 3, 7)
-    out = decoded(*case, confident(0.3), look)
-    for record in out.trace[:None if look is full else 1]:  # prefilled, what is kept goes stale
+    for record in decoded(*case, confident(0.3), full).trace:
         probs = model(images, prompt, tokens, causal=False)[..., :MASK].softmax(-1)
         for b in range(3):
             for i in range(7):
@@ -510,14 +405,11 @@ def test_a_record_holds_the_ten_likeliest_words(seed, look):
         tokens = record.tokens
 
 
-@LOOKS
-def test_who_watches_is_told_each_iteration_and_changes_nothing(seed, look):
+def test_who_watches_is_told_each_iteration_and_changes_nothing(seed):
     model, images, prompt, window = random_case(seed, 3, 7)
-    seen, rule = [], doubting(0.3, 0.1)
-
-    def run(**options):
-        return decode(look(model, images, prompt), window, model.config, rule, limit=5, **options)
-    plain, out = run(), run(watch=lambda *iteration: seen.append(iteration))
+    seen, look, rule = [], prefilled(model, images, prompt), doubting(0.3, 0.1)
+    plain, out = (decode(look, window, model.config, rule, limit=5, watch=watch)
+                  for watch in (None, lambda *iteration: seen.append(iteration)))
     for name in FIELDS:
         assert torch.equal(getattr(out, name), getattr(plain, name)), name
     steps, afters = zip(*seen)
@@ -542,13 +434,13 @@ def test_confidence_is_read_before_temperature_and_without_mask(seed):
 
 
 def test_temperature_samples_from_the_sharpened_distribution():
-    model, (images, prompt, _) = random_model(1, 0.3), random_inputs(1, 1, 1)
-    many, window = [x.expand(4000, *x.shape[1:]) for x in (images, prompt)], torch.tensor([[MASK]])
-    g = torch.Generator().manual_seed(0)
-    out = decoded(model, *many, window.repeat(4000, 1), temperature=2.0, generator=g)
-    logits = model(images, prompt, window, causal=False)[0, 0, :MASK]
+    logits = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+    window, g = torch.full((4000, 1), MASK), torch.Generator().manual_seed(0)
+    out = decode(lambda tokens, state: (logits.expand(4000, 1, VOCAB), None), window,
+                 small_config(), temperature=2.0, generator=g)
     seen = torch.bincount(out.tokens[:, 0], minlength=MASK) / 4000
-    torch.testing.assert_close(seen.double(), (logits / 2).softmax(-1), atol=0.03, rtol=0)
+    wanted = (logits[:MASK] / 2).softmax(-1)
+    torch.testing.assert_close(seen.double(), wanted, atol=0.03, rtol=0)
 
 
 def test_a_generator_repeats_the_decoding_whatever_else_draws(seed):
@@ -565,30 +457,27 @@ def test_a_generator_repeats_the_decoding_whatever_else_draws(seed):
     assert not torch.equal(runs[0].tokens, runs[2].tokens)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_confidences_are_as_fine_as_the_logits_allow(dtype, seed):
-    """bf16 has two values between 0.99 and 1: probabilities are computed in float32."""
-    def step(logits):
-        window, given = torch.full((8, 50), MASK), torch.zeros(8, 50, dtype=torch.bool)
-        return Step(0, 1, window, given, logits, lambda tokens: logits, MASK, EOS, {})
-    g = torch.Generator().manual_seed(seed)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_confidences_are_as_fine_as_the_logits_allow(dtype):
+    """bf16 has two values between 0.99 and 1: probabilities are computed in float32 or better."""
+    g = torch.Generator().manual_seed(0)
     logits = torch.randn(8, 50, VOCAB, generator=g).mul(9).to(dtype)
-    exact, seen = logits.double(), step(logits)
-    exact[..., MASK] = -torch.inf
-    torch.testing.assert_close(seen.probs.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
-    assert torch.equal(seen.proposal, exact.argmax(-1)) and seen.confidence.dtype == torch.float32
-    sure = seen.confidence[(seen.confidence > 0.99) & (seen.confidence < 1)]
+    window, given = torch.full((8, 50), MASK), torch.zeros(8, 50, dtype=torch.bool)
+    step = Step(0, 1, window, given, logits, lambda tokens: logits, MASK, EOS, {})
+    exact = logits.double().index_fill(-1, torch.tensor(MASK), -torch.inf)
+    torch.testing.assert_close(step.probs.double(), exact.softmax(-1), rtol=1e-5, atol=1e-7)
+    assert step.confidence.dtype == (dtype if dtype == torch.float64 else torch.float32)
+    sure = step.confidence[(step.confidence > 0.99) & (step.confidence < 1)]
     assert len(sure) > 50 and len(sure.unique()) > 0.8 * len(sure)
-    assert step(exact).confidence.dtype == torch.float64, "nor less fine than they are"
 
 
 # ---------------------------------------------------------------- where a response ends
 
-@pytest.mark.parametrize("free, word", [(9, None), (6, None), (6, 2), (3, None), (3, 0), (0, None)])
-def test_a_tail_fixed_to_eos_is_a_length_prior_not_text(seed, free, word):
+@pytest.mark.parametrize("free, word", [(9, None), (6, None), (6, 2), (3, 0), (0, None)])
+def test_a_tail_fixed_to_eos_is_a_length_prior_not_text(free, word):
     """The response ends where its own first EOS stands, after the last given word: a given EOS is
     an end, not a word."""
-    *inputs, window = random_case(seed, 16, 9, priors=False)
+    *inputs, window = random_case(0, 16, 9, priors=False)
     window[:, free:] = EOS
     if word is not None:
         window[:, word] = 7
@@ -607,53 +496,39 @@ def test_the_response_ends_at_its_first_eos_but_not_inside_the_prior():
     assert [out.response(b) for b in range(3)] == [[1, 2, EOS, 3], [1], [1, 2, 3, 4, 5]]
     one_free = decoded(*inputs, torch.tensor([[EOS, 4, MASK]] * 3))
     assert all(one_free.response(b)[:2] == [EOS, 4] for b in range(3))
-    free = decoded(*inputs, torch.full((3, 5), MASK))
-    for b in range(3):
-        row = free.tokens[b].tolist()
-        assert free.response(b) == (row[:row.index(EOS)] if EOS in row else row)
 
 
 # ---------------------------------------------------------------- the doors
 
 @pytest.mark.parametrize("way", [full, prefilled, decode_ar])
-@pytest.mark.parametrize("which, change, message", [
-    (0, lambda x: x / 255, "images: expected torch.uint8 (B, 3, 16, 16), got torch.float32 "
-                           "(2, 3, 16, 16)"),
-    (0, lambda x: x[..., :15], "images: expected torch.uint8 (B, 3, 16, 16), got torch.uint8 "
-                               "(2, 3, 16, 15)"),
-    (0, lambda x: x[0], "images: expected torch.uint8 (B, 3, 16, 16), got torch.uint8 (3, 16, 16)"),
-    (0, lambda x: x.numpy(), "images: expected torch.uint8 (B, 3, 16, 16), got uint8 "
-                             "(2, 3, 16, 16)"),
-    (0, lambda x: x[:1], "prompt: expected torch.int64 (1, P), got torch.int64 (2, 3)"),
-    (1, lambda x: x.int(), "prompt: expected torch.int64 (2, P), got torch.int32 (2, 3)"),
-    (1, lambda x: x[:, :0], "prompt: expected torch.int64 (2, P), got torch.int64 (2, 0)"),
+@pytest.mark.parametrize("which, change, named, got", [
+    (0, lambda x: x / 255, "images", "torch.float32 (2, 3, 16, 16)"),
+    (0, lambda x: x[..., :15], "images", "torch.uint8 (2, 3, 16, 15)"),
+    (0, lambda x: x[:1], "prompt", "torch.int64 (2, 3)"),
+    (1, lambda x: x[:, :0], "prompt", "torch.int64 (2, 0)"),
 ])
-def test_pictures_and_prompts_that_the_model_cannot_read(way, which, change, message):
+def test_pictures_and_prompts_that_the_model_cannot_read(way, which, change, named, got):
     model, *inputs, _ = random_case(0, 2, 6, priors=False)
     rest = [6] if way is decode_ar else []
     way(model, *inputs, *rest)  # as they are, they can be read
     inputs[which] = change(inputs[which])
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(got)) as error:
         way(model, *inputs, *rest)
-    assert str(error.value) == message
+    assert str(error.value).startswith(named)
 
 
-@pytest.mark.parametrize("change, options, message", [
-    (lambda x: x.int(), {}, "window: expected torch.int64 (B, W), got torch.int32 (2, 6)"),
-    (lambda x: x[0], {}, "window: expected torch.int64 (B, W), got torch.int64 (6,)"),
-    (lambda x: x[:, :0], {}, "window: expected torch.int64 (B, W), got torch.int64 (2, 0)"),
-    (lambda x: x + 1, {}, "window: expected ids from 0 to 19, got 20 to 20"),
-    (lambda x: -x, {}, "window: expected ids from 0 to 19, got -19 to -19"),
-    (None, dict(temperature=-0.1), "temperature: expected a number, 0 or more, got -0.1"),
-    (None, dict(temperature=math.nan), "temperature: expected a number, 0 or more, got nan"),
-    (None, dict(temperature=math.inf), "temperature: expected a number, 0 or more, got inf"),
-    (None, dict(limit=0), "limit: expected a number of iterations, 1 or more, got 0"),
+@pytest.mark.parametrize("change, options, named, got", [
+    (lambda x: x.int(), {}, "window", "torch.int32 (2, 6)"),
+    (lambda x: x[:, :0], {}, "window", "torch.int64 (2, 0)"),
+    (lambda x: x + 1, {}, "window", "20 to 20"), (lambda x: -x, {}, "window", "-19 to -19"),
+    (None, dict(temperature=-0.1), "temperature", "-0.1"),
+    (None, dict(temperature=math.inf), "temperature", "inf"), (None, dict(limit=0), "limit", "0"),
 ])
-def test_what_cannot_be_decoded(change, options, message):
+def test_what_cannot_be_decoded(change, options, named, got):
     *inputs, window = random_case(0, 2, 6, priors=False)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=re.escape(got)) as error:
         decoded(*inputs, change(window) if change else window, **options)
-    assert str(error.value) == message
+    assert str(error.value).startswith(named)
 
 
 def test_a_window_as_long_as_positions_reach():
@@ -662,7 +537,7 @@ def test_a_window_as_long_as_positions_reach():
     window = torch.full((1, longest), 7)
     window[0, -1] = MASK
     assert decoded(*inputs, window).passes.item() == 1
-    with pytest.raises(ValueError, match=f"at most {MAX_POSITIONS} positions .* got {longest + 8}"):
+    with pytest.raises(ValueError, match=f"{MAX_POSITIONS} positions"):
         decoded(*inputs, F.pad(window, (0, 1), value=7))
 
 
@@ -682,61 +557,26 @@ def test_logits_that_are_not_numbers_are_refused(wrong, temperature):
             step.rescore(broken(step.tokens, None)[0])
         return step.confidence > 0.9
     for look, of in ((broken, confident(0.9)), (usual, rule)):
-        with pytest.raises(ValueError, match="logits: expected numbers"):
+        with pytest.raises(ValueError, match="logits"):
             decode(look, window, small_config(), of, temperature)
 
 
-def test_on_a_gpu_logits_that_are_not_numbers_are_refused_with_the_next_wait(monkeypatch):
-    """What `rescore` does not look at there, to save a wait, the loop does: in its last iteration,
-    too."""
-    rescore = Step.rescore
-
-    def unseen(step, logits):
-        with monkeypatch.context() as patch:
-            patch.setattr("mini_dimple.expect_numbers", lambda broken: None)
-            rescore(step, logits)
-    monkeypatch.setattr(Step, "rescore", unseen)
-    window, usual = torch.full((2, 5), MASK), told(torch.full((2, 5), 0.4))
-    for limit in (1, 4):
-        passes = []
-
-        def look(tokens, state):
-            passes.append(state)
-            logits, _ = usual(tokens)
-            return logits / 0 * 0 if len(passes) == limit else logits, None
-        with pytest.raises(ValueError, match="logits: expected numbers"):
-            decode(look, window, small_config(), limit=limit)
-        assert len(passes) == limit
-
-
-def test_a_name_that_is_gone_says_its_new_one(seed):
-    with pytest.raises(AttributeError, match="step.score.* is step.rescore"):
-        random_step(seed).score(None)
-
-
 # ---------------------------------------------------------------- looks and their states
-
-def copied(state):
-    return [tuple(x.clone() for x in layer) for layer in state or []]
 
 
 @LOOKS
 def test_a_look_changes_no_state_that_it_is_given(look, seed):
     """So a rule's looks ahead leave no trace, and one look decodes twice."""
     model, images, prompt, window = random_case(seed, 3, 8, priors=False)
-    asked = look(model, images, prompt)
+    asked, others = look(model, images, prompt), random_window(seed, 3, 8)
     _, state = asked(window, None)
-    before, others = copied(state), random_window(seed, 3, 8)
     first, _ = asked(others, state)
-    for old, new in zip(before, state or [], strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(old, new))
     asked(window + 0, state)
     again, _ = asked(others, state)
     assert torch.equal(first, again)
 
     def looking(step):
-        for _ in range(2):
-            step.look(torch.full_like(step.tokens, 3))
+        step.look(torch.full_like(step.tokens, 3))
         return step.confidence > 0.3
     wanted = decode(asked, window, model.config, confident(0.3))
     for rule in (looking, confident(0.3)):
@@ -759,7 +599,7 @@ def test_a_state_goes_from_each_pass_to_the_next_and_to_the_rules_own_looks():
 
 
 @LOOKS
-@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.9, 1])
+@pytest.mark.parametrize("threshold", [0.4, 1])
 def test_the_papers_loop_commits_what_decode_commits(look, threshold, seed):
     model, images, prompt, window = random_case(seed, 16, 12)
     asked = look(model, images, prompt)
@@ -767,36 +607,13 @@ def test_the_papers_loop_commits_what_decode_commits(look, threshold, seed):
     assert torch.equal(confident_decoding(asked, window, MASK, threshold), wanted)
 
 
-@pytest.mark.parametrize("by", [1, 3, -1])
-def test_a_window_that_never_stops_changing_comes_to_the_limit(by):
-    """Without a limit of the caller's."""
-    def rule(step):
-        window = step.tokens if by > 0 else step.commit(torch.zeros_like(step.masked))
-        return F.pad(window, (0, by), value=step.mask_id)
-    case = random_case(0, 2, 8, priors=False)
-    out = decoded(*case, rule=rule)
-    assert not (out.tokens == MASK).any()
-    if by > 0:
-        assert out.left.all() and out.iterations.tolist() == [2 * 12] * 2
-    else:
-        assert not out.left.any(), "what shrinks is done before"
-
-
-def test_any_function_can_be_a_look():
-    class Perfect:
-        def look(self, tokens, state):
-            return told(torch.full((2, 5), 0.9))(tokens)
-    out = decode(Perfect().look, torch.full((2, 5), MASK), small_config())
-    assert out.tokens.tolist() == [[0, 1, 2, 3, 4]] * 2
-
-
 # ---------------------------------------------------------------- nothing to compile anew
 
 @pytest.mark.parametrize("look, most", [(full, 1), (prefilled, 2)])
-def test_passes_have_the_same_shapes_while_examples_finish(look, most, seed):
+def test_passes_have_the_same_shapes_while_examples_finish(look, most):
     """What `torch.compile` sees of `Dimple.logits`: with `prefilled` the first pass and all others,
     with `full` a single one."""
-    model, *inputs = random_case(seed, 32, 12)
+    model, *inputs = random_case(0, 32, 12)
     seen, logits = [], model.logits
 
     def watched(prefix, response, causal, past=None):

@@ -11,7 +11,7 @@ import torch
 from data import DESCRIBE, toy
 from data.exact import Exact, fewest_passes
 from lab.evaluate import Floor
-from mini_dimple import Config, Dimple, confident, decode
+from mini_dimple import Config, confident, decode
 from tokenizer import Tokenizer
 
 BOARDS = {f"{wording} {order}": toy.TOYS["tiny"]._replace(wording=wording, order=order)
@@ -89,7 +89,7 @@ def check(board, scenes, windows):
 
 # ---------------------------------------------------------------- the posterior
 
-@pytest.mark.parametrize("W", [9, 30, 44])
+@pytest.mark.parametrize("W", [9, 44])
 def test_the_posterior_is_that_of_all_captions_listed(board, W):
     """In windows cut short and longer than any caption; empty, with right tokens, with some wrong
     and with noise."""
@@ -101,8 +101,7 @@ def test_the_posterior_is_that_of_all_captions_listed(board, W):
         for scene in scenes])
 
 
-@pytest.mark.parametrize("wording, order, objects", [
-    ("three", "reading", 6), ("one", "free", 6), ("three", "free", 4)])
+@pytest.mark.parametrize("wording, order, objects", [("three", "reading", 6), ("three", "free", 4)])
 def test_so_it_is_of_as_many_objects_as_can_be_listed(wording, order, objects):
     board = SMALL._replace(wording=wording, order=order, fewest=objects, most=objects)
     scenes = draw_scenes(board, 1)
@@ -112,13 +111,13 @@ def test_so_it_is_of_as_many_objects_as_can_be_listed(wording, order, objects):
 @pytest.mark.parametrize("order", toy.ORDERS)
 def test_a_caption_shown_word_by_word_in_any_order_has_its_odds(order):
     """The chain rule, where captions are too many to list: 6 and 7 objects, three wordings each."""
-    board = SMALL._replace(wording="three", order=order, most=7)
-    scenes, rng, g = draw_scenes(board, 16), random.Random(0), torch.Generator().manual_seed(0)
+    board, N = SMALL._replace(wording="three", order=order, most=7), 8
+    scenes, rng, g = draw_scenes(board, N), random.Random(0), torch.Generator().manual_seed(0)
     assert {len(scene) for scene in scenes} == {6, 7}
     texts = [toy.draw_caption(scene, board, rng) for scene in scenes]
     right = torch.stack([padded(text, board, 75) for text in texts])
     windows = torch.full_like(right, tokenizer_of(board).mask_id)
-    look, rows, total = exact_of(board, scenes).look, torch.arange(16), torch.zeros(16)
+    look, rows, total = exact_of(board, scenes).look, torch.arange(N), torch.zeros(N)
     for at in torch.rand(right.shape, generator=g).argsort(1).T:
         token = right[rows, at]
         total += look(rows)(windows)[0][rows, at, token]
@@ -143,11 +142,9 @@ def test_a_row_is_the_same_whatever_rows_it_is_looked_at_with(board):
     prompts = [toy.COUNT if b % 4 == 1 else DESCRIBE for b in range(8)]
     windows, exact = partly_masked(board, scenes, 40), exact_of(board, scenes, prompts)
     every = exact.look(torch.arange(8))(windows)[0]
-    assert every.shape == (8, 40, tokenizer_of(board).vocab_size) and every.isfinite().all()
     torch.testing.assert_close(every.exp().sum(-1), torch.ones(8, 40))
-    for rows in ([6, 1, 1], [3], list(range(2, 8))):
-        some = exact.look(torch.tensor(rows))(windows[rows])[0]
-        torch.testing.assert_close(some, every[rows])
+    some = exact.look(torch.tensor([6, 1, 1]))(windows[[6, 1, 1]])[0]
+    torch.testing.assert_close(some, every[[6, 1, 1]])
     for b in range(8):
         alone = exact_of(board, scenes[b:b + 1], prompts[b:b + 1]).look([0])(windows[b:b + 1])[0]
         torch.testing.assert_close(alone.exp(), every[b:b + 1].exp())
@@ -163,11 +160,9 @@ def test_asked_to_count_it_knows_the_answer(board):
 
 
 def test_a_tokenizer_that_cuts_wordings_into_different_lengths_is_refused():
-    one, three = (toy.TOYS["tiny"]._replace(wording=wording) for wording in ("one", "three"))
-    scenes = draw_scenes(three, 3)
-    for tokenizer in (Tokenizer([]), tokenizer_of(one)):  # bytes; one that never saw " has"
-        with pytest.raises(ValueError, match="captions of one length"):
-            Exact(scenes, [DESCRIBE] * 3, three, tokenizer)
+    three = toy.TOYS["tiny"]._replace(wording="three")
+    with pytest.raises(ValueError, match="captions of one length"):
+        Exact(draw_scenes(three, 3), [DESCRIBE] * 3, three, Tokenizer([]))  # bytes
 
 
 # ---------------------------------------------------------------- decoding it
@@ -180,8 +175,9 @@ def mistakes(board, scenes, rule, temperature=0.0):
                 for scene in scenes)
     window = torch.full((len(scenes), words + 5), tokenizer.mask_id)
     out = decode(exact_of(board, scenes).look(slice(None)), window, config, rule, temperature)
-    return [toy.mistake(tokenizer.decode(out.response(b)), scene, board)
-            for b, scene in enumerate(scenes)], out.iterations
+    found = [toy.mistake(tokenizer.decode(out.response(b)), scene, board)
+             for b, scene in enumerate(scenes)]
+    return set(found), out.iterations
 
 
 @pytest.mark.parametrize("preset", toy.TOYS)
@@ -189,19 +185,17 @@ def test_confident_decoding_of_the_perfect_model_is_always_right(board, preset):
     if preset == "small":  # in free order all sets of a scene's objects are gone through
         most = 7 if board.order == "free" else 12
         board = SMALL._replace(wording=board.wording, order=board.order, most=most)
-    scenes = draw_scenes(board, 30)
-    wrong, iterations = mistakes(board, scenes, confident(0.9))
-    assert wrong == [None] * 30
+    wrong, iterations = mistakes(board, draw_scenes(board, 12), confident(0.9))
+    assert wrong == {None}
     assert iterations.min() >= 2  # an opening's words never go all at once
 
 
 def test_one_token_at_a_time_it_is_right_at_temperature_1_too(board):
     """In free order: no object is named twice."""
-    scenes, leftmost = draw_scenes(board, 12), lambda step: step.masked.cumsum(1) == 1
-    for rule, temperature in ((confident(1), 0.0), (confident(1), 1.0), (leftmost, 1.0)):
+    for rule in (confident(1), lambda step: step.masked.cumsum(1) == 1):  # the leftmost
         torch.manual_seed(0)
-        wrong, iterations = mistakes(board, scenes, rule, temperature)
-        assert wrong == [None] * 12 and len(set(iterations.tolist())) == 1
+        wrong, iterations = mistakes(board, draw_scenes(board, 8), rule, temperature=1.0)
+        assert wrong == {None} and len(set(iterations.tolist())) == 1
 
 
 # ---------------------------------------------------------------- the fewest passes
@@ -247,13 +241,13 @@ def can_finish(captions, odds, passes):
 
 
 @pytest.mark.parametrize("preset, objects", [
-    ("tiny", 1), ("tiny", 2), ("tiny", 3), ("small", 1), ("small", 2)])
+    ("tiny", 1), ("tiny", 2), ("tiny", 3), ("small", 2)])
 @pytest.mark.parametrize("wording", toy.WORDINGS)
 def test_the_fewest_passes_are_what_a_search_over_all_sets_of_places_finds(
         preset, objects, wording):
     board = toy.TOYS[preset]._replace(wording=wording, fewest=objects, most=objects)
     odds = toy.WORDINGS[wording]
-    for scene in draw_scenes(board, 2):
+    for scene in draw_scenes(board, 1):
         captions = Counter()
         for opening, preposition, *ks in itertools.product(
                 toy.OPENINGS, toy.PREPOSITIONS, *[range(len(odds))] * objects):
@@ -274,9 +268,8 @@ def test_the_fewest_passes_of_free_order_are_refused():
 @pytest.fixture(scope="module")
 def floor(board):
     tokenizer = tokenizer_of(board)
-    config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, vit_width=16,
-                    width=16, layers=1, heads=2)
-    return Floor(board, config, tokenizer, torch.device("cpu"), n=200)
+    config = Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id)
+    return Floor(board, config, tokenizer, torch.device("cpu"), n=80)
 
 
 def test_the_exact_posterior_lies_on_the_floor_and_another_above(floor):
@@ -289,23 +282,16 @@ def test_the_exact_posterior_lies_on_the_floor_and_another_above(floor):
         assert above["all"] > 0.005 if bias else set(above.values()) == {0}
 
 
-def test_a_random_model_lies_above_the_floor_and_twice_equally(floor, board):
-    torch.manual_seed(0)
-    model = Dimple(floor.scenes.config).eval()
-    above = floor(model)
-    assert all(value > 1 for value in above.values())
-    again = Floor(board, model.config, floor.scenes.tokenizer, torch.device("cpu"), n=200)
-    assert again(model) == above
-
-
 def test_a_model_that_knows_nothing_lies_above_the_floor_by_what_is_left_open(floor, board):
     """All tokens alike: log(vocabulary) for each, less -log p of the exact posterior."""
     V, tokens = floor.scenes.config.vocab_size, floor.masked.sum().item()
-    above = floor(lambda images, prompts, noisy, causal: torch.zeros(*noisy.shape, V))
-    least = floor.least.sum().item() / tokens
+    nothing = lambda images, prompts, noisy, causal: torch.zeros(*noisy.shape, V)
+    above, least = floor(nothing), floor.least.sum().item() / tokens
     assert above["all"] == pytest.approx(math.log(V) - least, rel=1e-5)
     per_part = [floor.masked[floor.part == k].sum().item() / tokens for k in range(5)]
     assert above["all"] == pytest.approx(sum(
         share * above[part] for share, part in zip(per_part, Floor.PARTS)), rel=1e-5)
     for k, masked in zip(floor.part.tolist(), floor.masked.double().mean(1).tolist()):
         assert 0.2 * k <= masked <= 0.2 * (k + 1)
+    again = Floor(board, floor.scenes.config, floor.scenes.tokenizer, torch.device("cpu"), n=80)
+    assert again(nothing) == above

@@ -74,40 +74,31 @@ def test_all_are_tried():
     assert {text.split(":")[0] for text in DETERMINISTIC + OTHERS} == set(named()) - {"remask"}
 
 
-def decodings(seed, text, B=5, W=12):
+@pytest.mark.parametrize("prior", [False, True])
+@pytest.mark.parametrize("text", DETERMINISTIC + OTHERS)
+def test_each_ends_keeps_what_is_given_and_decodes_a_batch_as_each_alone(text, prior, seed):
     """From an empty window, and prefilled from one with a prior and an example that is finished at
-    once: a function, rows -> Decoded, and the window."""
+    once."""
+    B, W = 5, 12
     model, (images, prompt, _) = random_model(seed, 0.8), random_inputs(seed, B, W)
-    prior, _ = random_window(random.Random(seed), B, W)
-    prior[0] = 3
+    window, look = torch.full((B, W), MASK), prefilled if prior else full
+    if prior:
+        window, _ = random_window(random.Random(seed), B, W)
+        window[0] = 3
 
     def decoded(rows):
         generator = torch.Generator().manual_seed(seed)
         used = look(model, images[rows], prompt[rows])
         return decode(used, window[rows], model.config, resolve(text), 0.0, generator, limit=200)
-    for window, look in ((torch.full((B, W), MASK), full), (prior, prefilled)):
-        yield decoded, window
-
-
-@pytest.mark.parametrize("text", DETERMINISTIC + OTHERS)
-def test_each_ends_leaves_no_mask_and_keeps_what_is_given(text, seed):
-    for decoded, window in decodings(seed, text):
-        out = decoded(slice(None))
-        given, W = window != MASK, window.shape[1]
-        assert not (out.tokens == MASK).any() and not out.left.any(), "by the limit only"
-        assert torch.equal(out.tokens[:, :W][given], window[given])
-        finished = given.all(1)
-        assert (out.tokens[finished, W:] == EOS).all() and not out.iterations[finished].any()
-
-
-@pytest.mark.parametrize("text", DETERMINISTIC)
-def test_a_batch_decodes_as_each_example_alone(text, seed):
-    for decoded, window in decodings(seed, text):
-        batch = decoded(slice(None))
-        for b in range(len(window)):
-            alone = decoded(slice(b, b + 1))
-            assert torch.equal(batch.tokens[b], alone.tokens[0])
-            assert batch.iterations[b] == alone.iterations and batch.passes[b] == alone.passes
+    out, given = decoded(slice(None)), window != MASK
+    assert not (out.tokens == MASK).any() and not out.left.any(), "by the limit only"
+    assert torch.equal(out.tokens[:, :W][given], window[given])
+    finished = given.all(1)
+    assert (out.tokens[finished, W:] == EOS).all() and not out.iterations[finished].any()
+    for b in range(B * (text in DETERMINISTIC)):
+        alone = decoded(slice(b, b + 1))
+        assert torch.equal(out.tokens[b], alone.tokens[0])
+        assert out.iterations[b] == alone.iterations and out.passes[b] == alone.passes
 
 
 @pytest.mark.parametrize("text", ["random_order:3", "remdm:steps=9,eta=0.3",
@@ -122,7 +113,7 @@ def test_chance_is_the_generators(text):
 
 # ---------------------------------------------------------------- k per iteration
 
-@pytest.mark.parametrize("case", range(10))
+@pytest.mark.parametrize("case", range(5))
 def test_counted_rules_take_the_best_by_their_own_measure(case):
     step, k = random_step(case), random.Random(case).randint(1, 6)
     measures = {"maskgit": lambda p, i: max(p), "entropy": lambda p, i: -entropy(p),
@@ -145,19 +136,18 @@ def test_any_k_is_any_k():
     assert (answer[:, [0, 1, 3, 4, 5]].float().mean(0) - 0.6).abs().max() < 0.05
 
 
-@pytest.mark.parametrize("name", ["maskgit", "entropy", "margin", "left_to_right", "random_order"])
+@pytest.mark.parametrize("name", ["maskgit", "random_order"])
 def test_k_is_a_whole_number(name):
     step = random_step(0)
-    for k in (9, 100, 1e300):
-        assert torch.equal(resolve(f"{name}:{k}")(step), step.masked)
-    for k in (0, 0.5, 2.5):
+    assert torch.equal(resolve(f"{name}:1e300")(step), step.masked)
+    for k in (0, 2.5):
         with pytest.raises(RuleError, match="whole number"):
             resolve(f"{name}:{k}")(step)
 
 
 # ---------------------------------------------------------------- how many at once
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(10))
 def test_fast_dllm(case):
     step, factor = random_step(case, scale=4), random.Random(case).choice([0.3, 1, 1.9, 5])
     answer = resolve(f"fast_dllm:{factor}")(step)
@@ -168,7 +158,7 @@ def test_fast_dllm(case):
         assert chosen(answer, b) == set(best[:max(fitting, default=0)])
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(10))
 def test_eb_sampler(case):
     step, bound = random_step(case, scale=4), random.Random(case).choice([0, 0.1, 0.7, 3])
     answer = resolve(f"eb_sampler:{bound}")(step)
@@ -212,7 +202,7 @@ def test_klass(case):
     assert picked, "the bound decides in some iteration"
 
 
-@pytest.mark.parametrize("case", range(10))
+@pytest.mark.parametrize("case", range(5))
 def test_blocks(case):
     step, size = random_step(case, W=13), random.Random(case).randint(1, 14)
     window = step.commit(resolve(f"blocks:size={size},threshold=0.4")(step))
@@ -259,7 +249,7 @@ def test_remdm_keeps_the_share_of_masks(eta):
     assert (taken_back > 1000) == (eta > 0) and not (tokens == MASK).any()
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(10))
 def test_wino(case):
     tokens, given = random_window(random.Random(case), 4, 12)
     looks, words = [], scripted(case, scale=2.5)
@@ -288,16 +278,11 @@ def test_wino(case):
 def test_wino_takes_back_and_still_ends(seed):
     """In no more iterations than there were masks, as each commits more than it takes back."""
     window, _ = random_window(random.Random(seed), 5, 12, mask=0.8)
-    rule = resolve("wino:wide=0.4,narrow=0.3")
-    look = stateless(scripted(seed, scale=2.5))
-    run = lambda window: traced(look, window, small_config(), rule)
-    out = run(window)
+    look, rule = stateless(scripted(seed, scale=2.5)), resolve("wino:wide=0.4,narrow=0.3")
+    out = traced(look, window, small_config(), rule)
     assert (out.iterations <= (window == MASK).sum(1)).all() and not out.left.any()
     assert sum(record.taken_back.sum().item() for record in out.trace) > 0
     assert torch.equal(out.passes, 2 * out.iterations)
-    assert torch.equal(out.tokens[window != MASK], window[window != MASK])
-    for b in range(5):
-        assert torch.equal(run(window[b:b + 1]).tokens[0], out.tokens[b])
 
 
 # ---------------------------------------------------------------- the end of the response
@@ -329,13 +314,10 @@ def test_daedal_grows_until_it_sees_the_end(needed, length):
 def test_daedal_fills_the_others_with_eos():
     window = torch.full((3, 6), MASK)
     window[2] = 7  # finished: that no end is in view there does not matter
-    rule = resolve("daedal:by=4,tail=3,longest=24")
-    looks = [stateless(ending_at(ends)) for ends in ([2, 99], [2, 9, 99])]
-    assert decode(looks[0], window[1:], small_config(), rule).tokens.shape == (2, 6)
-    out = decode(looks[1], window, small_config(), rule)
+    out = decode(stateless(ending_at([2, 9, 99])), window, small_config(),
+                 resolve("daedal:by=4,tail=3,longest=24"))
     assert out.tokens.shape == (3, 14) and out.ends.tolist() == [2, 9, 6]
-    assert out.iterations.tolist() == [1, 3, 0]
-    assert (out.tokens[0, 2:] == EOS).all()
+    assert out.iterations.tolist() == [1, 3, 0] and (out.tokens[0, 2:] == EOS).all()
 
 
 def test_daedal_grows_no_more_once_something_is_committed():
@@ -350,21 +332,25 @@ def test_daedal_grows_no_more_once_something_is_committed():
     assert (out.tokens[0, 2:] == EOS).all()
 
 
-def test_no_eos_before(seed):
-    for k in (0, 3, 12, 50):
-        step = random_step(seed, scale=4)
-        own, before = step.probs.clone(), step.proposal.clone()
-        answer = resolve(f"no_eos_before:k={k},threshold=0.5")(step)
-        for b, i in itertools.product(range(4), range(9)):
-            p = [0 if token == EOS and i < k else x for token, x in enumerate(own[b, i].tolist())]
-            assert step.proposal[b, i] == p.index(max(p))
-            assert i < k or step.proposal[b, i] == before[b, i]
-            assert answer[b, i] == (max(p) / sum(p) > 0.5)
-    for k in (0, 6):  # a look that says EOS nearly everywhere
-        eager = lambda tokens: scripted(seed)(tokens) + 4 * (torch.arange(20) == EOS)
-        rule = resolve(f"no_eos_before:{k}")
-        out = decode(stateless(eager), torch.full((20, 12), MASK), small_config(), rule)
-        assert out.ends.min() == k and out.ends.max() < 12
+@pytest.mark.parametrize("k", [0, 3, 50])
+def test_no_eos_before(k, seed):
+    step = random_step(seed, scale=4)
+    own, before = step.probs.clone(), step.proposal.clone()
+    answer = resolve(f"no_eos_before:k={k},threshold=0.5")(step)
+    for b, i in itertools.product(range(4), range(9)):
+        p = [0 if token == EOS and i < k else x for token, x in enumerate(own[b, i].tolist())]
+        assert step.proposal[b, i] == p.index(max(p))
+        assert i < k or step.proposal[b, i] == before[b, i]
+        assert answer[b, i] == (max(p) / sum(p) > 0.5)
+
+
+@pytest.mark.parametrize("k", [0, 6])
+def test_no_response_is_shorter_than_k(k):
+    """Of a look that says EOS nearly everywhere."""
+    eager = lambda tokens: scripted(0)(tokens) + 4 * (torch.arange(20) == EOS)
+    out = decode(stateless(eager), torch.full((20, 12), MASK), small_config(),
+                 resolve(f"no_eos_before:{k}"))
+    assert out.ends.min() == k and out.ends.max() < 12
 
 
 # ---------------------------------------------------------------- the public code's loop
@@ -426,45 +412,12 @@ def test_dimple_public_is_the_public_loop(case, flat):
     (48, 48, [*range(47, 1, -1), 0]),
     # times 0.75025, 0.5005, 0.25075: int(12 - 9.003), int(10 - 6.006), int(7 - 3.009), all
     (12, 4, [10, 7, 4, 0]),
-    # times 0.8335, 0.667, 0.5005, 0.334, 0.1675: int(3 - 2.001) = 0, so int(3 - 1.5015);
-    # int(2 - 1.002) = 0, so int(2 - 0.5025); all
-    (3, 6, [2, 1, 0]),
-    (5, 1, [0]),
 ])
 def test_the_schedule_by_hand(total, steps, left):
     look, window = stateless(scripted(0)), torch.full((1, total), MASK)
     rule = resolve(f"dimple_public:threshold=0,steps={steps}")
     out = traced(look, window, small_config(), rule)
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == left
-
-
-def test_the_schedule_does_not_wait():
-    """12 masks in 4 steps: two iterations find one sure position each; the third finds none, goes
-    to its own time, 0.25075, not to the first below 10 / 12, and commits int(10 - 3.009)."""
-    def look(tokens):
-        committed = 12 - (tokens == MASK).sum().item()
-        height = 1 + torch.arange(12.0) / 12 + 8 * (torch.arange(12) == committed) * (committed < 2)
-        return height[None, :, None] * (torch.arange(20) == 3)
-    rule = resolve("dimple_public:threshold=0.9,steps=4")
-    out = traced(stateless(look), torch.full((1, 12), MASK), small_config(), rule)
-    assert [(record.tokens == MASK).sum().item() for record in out.trace] == [11, 10, 4, 0]
-
-
-@pytest.mark.parametrize("case", range(6))
-def test_dimple_public_and_confident(case):
-    """With so many steps that the schedule asks for one at a time, the public loop is confident
-    decoding for one example; not for a batch, where an example with none that is sure must wait."""
-    model, (images, prompt, _) = random_model(case, 1.2), random_inputs(case, 5, 12)
-
-    def run(rule, rows):
-        look = full(model, images[rows], prompt[rows])
-        return decode(look, torch.full((5, 12), MASK)[rows], model.config, rule)
-    public, flat = (resolve(f"dimple_public:threshold=0.9,steps=48,flat={flat}") for flat in (0, 1))
-    for b in range(5):
-        one, paper = run(public, slice(b, b + 1)), run(confident(0.9), slice(b, b + 1))
-        assert torch.equal(one.tokens, paper.tokens) and one.passes == paper.passes
-    flat, paper = run(flat, slice(None)), run(confident(0.9), slice(None))
-    assert (paper.passes < 12).any() and not torch.equal(flat.passes, paper.passes)
 
 
 def test_dimple_public_at_random_takes_the_same_counts():
@@ -477,25 +430,21 @@ def test_dimple_public_at_random_takes_the_same_counts():
     assert counts[0] == counts[1] and not torch.equal(*tokens)
 
 
-@pytest.mark.parametrize("case", range(10))
+@pytest.mark.parametrize("case", range(5))
 def test_remask(case):
     tokens, given = random_window(random.Random(case), 4, 12)
-    step = step_on(tokens, given, scripted(case, scale=2.5))
+    step, taken = step_on(tokens, given, scripted(case, scale=2.5)), 0
     window = resolve("remask:0.4")(step)
-    taken = 0
     for b in range(4):
         left = masks(step, b)
         sure = [i for i in left if step.confidence[b, i] > 0.4]
         drafts = sure or sorted(left, key=lambda i: -step.confidence[b, i])[:1]
-        for i in range(12):
-            if i in drafts:
-                assert window[b, i] == step.proposal[b, i]
-            elif i in left:
-                assert window[b, i] == MASK
-            else:  # given ones the loop puts back
-                doubtful = step.probs[b, i, tokens[b, i]] < 0.1
-                taken += doubtful.item()
-                assert window[b, i] == (MASK if doubtful else tokens[b, i])
+        # given ones the loop puts back
+        doubtful = [i for i in range(12) if i not in left and step.probs[b, i, tokens[b, i]] < 0.1]
+        for i, token in enumerate(tokens[b]):
+            wanted = step.proposal[b, i] if i in drafts else MASK if i in doubtful else token
+            assert window[b, i] == wanted
+        taken += len(doubtful)
     assert taken, "something is taken back"
 
 
@@ -503,13 +452,12 @@ def test_the_public_loop_on_the_shipped_weights():
     """Batch 1, with the MaskGIT fallback: confident decoding, token for token, pass for pass.
     Over a flattened batch of 32: another thing."""
     model, tokenizer, _ = load(SHIPPED)
-    scenes = evaluate.Scenes(model.config, tokenizer, 40, torch.device("cpu"))
+    scenes = evaluate.Scenes(model.config, tokenizer, 32, torch.device("cpu"))
     public, flat = resolve("dimple_public:0.9"), resolve("dimple_public:threshold=0.9,flat=1")
-    for b in range(40):
+    for b in range(12):
         one = scenes[b:b + 1]
         mine, theirs = (evaluate.decoded(model, one, rule) for rule in (confident(0.9), public))
         assert torch.equal(mine.tokens, theirs.tokens) and torch.equal(mine.passes, theirs.passes)
-    some = scenes[:32]
-    mine, theirs = (evaluate.decoded(model, some, rule) for rule in (confident(0.9), flat))
+    mine, theirs = (evaluate.decoded(model, scenes[:32], rule) for rule in (confident(0.9), flat))
     assert (mine.tokens != theirs.tokens).any(1).sum() >= 3
     assert theirs.passes.max() > mine.passes.max()

@@ -150,15 +150,13 @@ def test_prefix_mask_is_an_attention_mask(seed):
 def test_presets(preset, millions):
     model = Dimple(Config(400, 398, 399, **PRESETS[preset]["config"]))
     assert millions[0] <= sum(p.numel() for p in model.parameters()) / 1e6 <= millions[1]
-    px = model.config.image_px
+    px, ids = model.config.image_px, torch.zeros(1, 5, dtype=torch.long)
     images = torch.zeros(1, 3, px, px, dtype=torch.uint8)
-    ids = torch.zeros(1, 5, dtype=torch.long)
-    logits = model(images, ids[:, :3], ids, False)
-    assert logits.shape == (1, 5, 400)
+    assert model(images, ids[:, :3], ids, causal=False).shape == (1, 5, 400)
 
 
 def test_the_core_file_needs_torch_and_the_standard_library_alone():
-    tree = ast.parse(Path(mini_dimple.__file__).read_text())
-    names = {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-    names |= {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
+    nodes = [*ast.walk(ast.parse(Path(mini_dimple.__file__).read_text()))]
+    names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+    names |= {n.module for n in nodes if isinstance(n, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= {"torch", *sys.stdlib_module_names}

@@ -24,17 +24,10 @@ def scenes(board, n=200):
     return [toy.draw_scene(board, rng) for _ in range(n)]
 
 
-def right_captions(board, n, seed=0):
-    """(scene, one of its right captions), n times."""
-    rng = random.Random(seed)
-    return [(scene, toy.draw_caption(scene, board, rng)) for scene in scenes(board, n)]
-
-
 def test_held_out_scenes_never_occur_in_training():
-    train, test = (toy.examples(TOYS["tiny"], 3000, 0, held_out) for held_out in (False, True))
+    train, test = (toy.examples(TOYS["tiny"], 1500, 0, held_out) for held_out in (False, True))
     assert not set(train.scenes) & set(test.scenes)
-    for split in (train, test):
-        assert any(len(scene) == 1 for scene in split.scenes)
+    assert all(any(len(scene) == 1 for scene in split.scenes) for split in (train, test))
     for scene in test.scenes[:50]:
         assert toy.is_held_out(tuple(reversed(scene))), "the hash is of the set, not of an order"
 
@@ -55,39 +48,36 @@ def test_a_seed_makes_the_same_set_again_and_another_seed_another():
 
 @pytest.mark.parametrize("board", TOYS.values(), ids=TOYS)
 def test_pictures_show_every_attribute_without_doubt(board):
-    """Read each object's cell with a ruler: nothing outside cells, nearest colour, area by size,
-    silhouette by shape."""
+    """Read each object's cell with a ruler: nothing outside cells, nearest colour, height by
+    size."""
     rng = random.Random(1)
-    for scene in scenes(board, 120):
+    for scene in scenes(board, 60):
         pixels = np.asarray(toy.draw(scene, board, rng)).astype(float)
         paper = pixels[0, 0]
         if any(o.row == o.column == 0 for o in scene):
             paper = pixels.reshape(-1, 3).max(0)
         occupied = {(o.row, o.column): o for o in scene}
-        for row in range(board.grid):
-            for column in range(board.grid):
-                cell = pixels[16 * row:16 * row + 16, 16 * column:16 * column + 16]
-                contrast = np.abs(cell - paper).max(-1)
-                ink = contrast > 60
-                thing = occupied.get((row, column))
-                if thing is None:
-                    assert not ink.any()
-                    continue
-                colour = cell[contrast > 0.9 * contrast.max()].mean(0)
-                nearest = min(toy.COLOURS, key=lambda k: np.abs(colour - toy.COLOURS[k]).sum())
-                assert nearest == thing.colour
-                height = ink.any(1).sum()
-                radius = height / {"square": 1.6, "triangle": 1.8}.get(thing.shape, 2)
-                assert radius <= 5 if thing.size == "small" else 5.5 <= radius <= 8
+        for row, column in itertools.product(range(board.grid), repeat=2):
+            cell = pixels[16 * row:16 * row + 16, 16 * column:16 * column + 16]
+            contrast = np.abs(cell - paper).max(-1)
+            ink, thing = contrast > 60, occupied.get((row, column))
+            if thing is None:
+                assert not ink.any()
+                continue
+            colour = cell[contrast > 0.9 * contrast.max()].mean(0)
+            nearest = min(toy.COLOURS, key=lambda k: np.abs(colour - toy.COLOURS[k]).sum())
+            assert nearest == thing.colour
+            radius = ink.any(1).sum() / {"square": 1.6, "triangle": 1.8}.get(thing.shape, 2)
+            assert radius <= 5 if thing.size == "small" else 5.5 <= radius <= 8
 
 
 def test_shapes_differ_by_how_much_of_their_box_they_fill():
-    """Fill ratios of the silhouettes, averaged over many drawings, are far apart except triangle
-    and diamond (both one half), which the balance of their upper and lower half tells apart."""
+    """But triangle and diamond (both one half): those by the balance of their upper and lower
+    half."""
     fill, top = {}, {}
     for shape in toy.SHAPES:
         ratios, halves = [], []
-        for seed in range(40):
+        for seed in range(20):
             scene = (Object(1, 1, "large", "black", shape),)
             picture = toy.draw(scene, TOYS["tiny"], random.Random(seed))
             ink = np.asarray(picture.convert("L")) < 128
@@ -99,35 +89,30 @@ def test_shapes_differ_by_how_much_of_their_box_they_fill():
     assert fill["square"] > 0.95 > 0.85 > fill["circle"] > 0.7
     assert all(fill[shape] < 0.62 for shape in ("triangle", "diamond", "cross"))
     assert top["triangle"] < 0.35 < 0.42 < top["diamond"]
-    assert fill["square"] - fill["circle"] > 0.1
 
 
 # ---------------------------------------------------------------- the grader
 
-def test_the_grader_accepts_every_right_caption(board):
+def test_the_grader_accepts_every_right_caption_and_all_of_a_scene_have_one_length(board):
     """All openings and prepositions; each wording for all objects, and any of them for each."""
     rng, kinds = random.Random(0), range(len(toy.WORDINGS[board.wording]))
-    for scene in scenes(board, 25):
+    for scene in scenes(board, 15):
+        texts = {toy.draw_caption(scene, board, rng) for _ in range(5)}
         for opening, preposition in itertools.product(toy.OPENINGS, toy.PREPOSITIONS):
             for wordings in (*([k] * len(scene) for k in kinds), rng.choices(kinds, k=len(scene))):
                 told = rng.sample(scene, len(scene)) if board.order == "free" else scene
                 text = toy.caption(told, board, opening, preposition, wordings)
-                assert toy.mistake(text, scene, board) is None
                 assert toy.mistake(text, scene, board, ended=False) is None
                 assert toy.parse(text, board) == tuple(told)
-
-
-def test_the_grader_accepts_every_drawn_caption_and_all_of_a_scene_have_one_length(board):
-    rng = random.Random(0)
-    for scene in scenes(board, 40):
-        texts = {toy.draw_caption(scene, board, rng) for _ in range(5)}
-        assert [toy.mistake(text, scene, board) for text in texts] == [None] * len(texts)
+                texts.add(text)
+        assert {toy.mistake(text, scene, board) for text in texts} == {None}
         assert len({len(re.findall(r"\w+|,", text)) for text in texts}) == 1
 
 
 def test_the_grader_refuses_any_word_that_is_changed_left_out_or_said_twice(board):
     """But a caption's only preposition may be the other one as well."""
-    rng, captions = random.Random(2), right_captions(board, 150)
+    rng = random.Random(2)
+    captions = [(scene, toy.draw_caption(scene, board, rng)) for scene in scenes(board, 150)]
     vocabulary = sorted({word.strip(",") for _, text in captions for word in text.split()})
     for scene, text in captions:
         words = text.split(" ")
@@ -179,19 +164,18 @@ def test_the_grader_says_what_is_wrong(order):
     assert kinds == {None, *toy.MISTAKES} - ({"out of order"} if order == "free" else set())
 
 
-def test_of_wordings_only_those_of_the_board_are_read():
-    for wording, known in (("one", [RED]), ("two", [RED, BLUE]), ("three", [RED, BLUE, GREEN])):
-        for phrase in (RED, BLUE, GREEN):
-            text, board = "i can see " + phrase, TOYS["tiny"]._replace(wording=wording)
-            assert toy.read(text, board)[1] == (None if phrase in known else "phrase mangled")
+@pytest.mark.parametrize("wording, known", [
+    ("one", [RED]), ("two", [RED, BLUE]), ("three", [RED, BLUE, GREEN])])
+def test_of_wordings_only_those_of_the_board_are_read(wording, known):
+    board = TOYS["tiny"]._replace(wording=wording)
+    for phrase in (RED, BLUE, GREEN):
+        wrong = None if phrase in known else "phrase mangled"
+        assert toy.read("i can see " + phrase, board)[1] == wrong
 
 
-@pytest.mark.parametrize("text", [
-    "", "a", "nonsense", "i can see", "i can see i can see " + RED, RED, "there can see " + RED,
-    *("i can see " + rest for rest in (
-        "", f"{RED} and", f"{RED},", f"{RED} and {BLUE.replace('in ', 'at ')}", f"{RED}, {BLUE}",
-        f"{RED} and {BLUE} and {RED}", f"{RED} ", f" {RED}", GREEN, f"{RED} {BLUE}",
-        "a red small circle in the top left", f"{RED}.", RED.capitalize()))])
+@pytest.mark.parametrize("text", ["", "i can see", RED, *("i can see " + rest for rest in (
+    f"{RED} and", f"{RED} and {BLUE.replace('in ', 'at ')}", f"{RED}, {BLUE}", f"{RED} {BLUE}",
+    f"{RED} and {BLUE} and {RED}", f"{RED} ", f" {RED}", f"{RED}.", RED.capitalize()))])
 def test_ill_formed_captions(text):
     board = TOYS["tiny"]._replace(wording="two")
     assert toy.parse(f"i can see {RED} and {BLUE}", board)
@@ -229,25 +213,22 @@ def test_all_that_a_caption_leaves_open_is_drawn_by_its_odds(wording):
 def test_a_checkpoint_says_what_its_toy_set_leaves_open():
     """Checkpoints from before there was a choice had one wording and reading order."""
     assert toy.of(dict(trained_on="pictures", wording="no matter")) is None
-    for preset, usual in TOYS.items():
-        assert toy.of(dict(trained_on=preset)) == usual._replace(wording="one", order="reading")
-        free = toy.of(dict(trained_on=preset, wording="three", order="free"))
-        assert free == usual._replace(wording="three", order="free")
-        for name, known in (("wording", "one, two, three"), ("order", "reading, free")):
-            for word in ("four", "", None, 2, ["one"]):
-                with pytest.raises(ValueError, match=f"{name} .*expected one of {known}"):
-                    toy.of({"trained_on": preset, name: word})
+    old, free = (toy.of(dict(trained_on="tiny", **words)) for words in (
+        {}, dict(wording="three", order="free")))
+    assert old == TOYS["tiny"]._replace(wording="one", order="reading")
+    assert free == TOYS["tiny"]._replace(wording="three", order="free")
+    for name in ("wording", "order"):
+        with pytest.raises(ValueError, match=name):
+            toy.of({"trained_on": "tiny", name: "four"})
 
 
-def test_sets_mix_wordings_and_instructions():
+def test_sets_mix_openings_and_instructions():
     split = toy.examples(TOYS["tiny"], 2000, 0, held_out=False)
     share = Counter(split.prompts)
     assert 0.1 < share[toy.COUNT] / 2000 < 0.2 and set(share) == {toy.DESCRIBE, toy.COUNT}
     texts = [t for t, p in zip(split.texts, split.prompts) if p == toy.DESCRIBE]
     for opening in toy.OPENINGS:
-        assert len(opening.split()) == 3  # one length: the same scene's captions all line up
         assert 0.2 < sum(t.startswith(opening) for t in texts) / len(texts) < 0.3
-    assert 0.45 < sum(" in the " in t for t in texts) / len(texts) < 0.55
     for text, prompt, scene in zip(split.texts, split.prompts, split.scenes):
         assert prompt == toy.DESCRIBE or text == toy.count_answer(scene)
 
