@@ -131,6 +131,8 @@ def main(argv=None):
         window = make_window(args.prior, args.length, model.config, tokenizer).to(device)
         image, scene = read_picture(args, checkpoint)
     source = f"a held-out scene, drawn with --seed {args.seed}"
+    if args.image:
+        source = args.image.name  # without its folder: the page is made to be shared
     print(f"checkpoint: {args.checkpoint}\npicture:    {args.image or source}\nprompt:     {text}")
     images, runs = image[None].to(device), []
     for name, rule in zip(names, rules):
@@ -151,8 +153,7 @@ def main(argv=None):
         with reporting(OSError):
             args.picture.parent.mkdir(parents=True, exist_ok=True)
             if args.picture.suffix.lower() == ".html":
-                name = args.image.name if args.image else source  # no paths in a page to share
-                save_viewer(args.picture, decoding(picture_of(image), name, text, runs))
+                save_viewer(args.picture, decoding(picture_of(image), source, text, runs))
             else:
                 drawing.save_decoding(args.picture, picture_of(image), runs)
         print(f"drawn:      {args.picture}")

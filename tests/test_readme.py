@@ -174,8 +174,9 @@ LEVELS = [re.findall(r"\w+", names.replace(".py", "")) for names in DRAWING.spli
 
 
 def python_files():
-    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"],
-                            capture_output=True, text=True).stdout.splitlines()
+    """The repository's own: a mine.py that README has its reader write is not among them."""
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True,
+                            text=True).stdout.splitlines()
     found = listed or [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py")
                        if ".venv" not in path.parts]
     return [ROOT / name for name in found if name.endswith(".py") and (ROOT / name).exists()]
