@@ -301,15 +301,14 @@ def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
 
 def test_checkpoints_that_do_not_fit(tmp_path, capsys):
     state = torch.load(SHIPPED, weights_only=True)
-    for change, message in (({"trained_on": "pictures"}, "your own pictures"),
+    for change, message in (({"trained_on": "pictures"}, "can be graded"),
                             ({"phase": "ar"}, "'diffusion'"), ({"wording": "many"}, "wording"),
                             *(({name: other}, "not of one run, or of one toy set") for name, other
                               in (("trained_on", "small"), ("wording", "one"), ("order", "free")))):
         torch.save({**state, "origin": {**state["origin"], **change}}, tmp_path / "x.pt")
         assert message in refused(capsys, "rules", "--checkpoint", tmp_path / "x.pt")
     assert "--ar-checkpoint" in refused(capsys, "speed", "decode", "--ar-checkpoint", SHIPPED)
-    assert "needed is one that ended with 'diffusion'" in refused(
-        capsys, "rules", "--weak-checkpoint", SHIPPED_AR)
+    assert "the phase 'diffusion'" in refused(capsys, "rules", "--weak-checkpoint", SHIPPED_AR)
 
 
 @pytest.mark.parametrize("words, named", [
