@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from conftest import (EOS, MASK, VOCAB, alone, decoded, random_case, random_inputs, random_model,
                       random_step, random_window, small_config)
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lab.variants import PrefixMasked
 from mini_dimple import (MAX_POSITIONS, Dimple, Step, confident, confident_decoding, decode,
@@ -248,6 +249,11 @@ def test_commit_takes_at_least_the_most_confident_of_each_unfinished_example(see
         assert torch.equal(window[changed], step.proposal[changed])
 
 
+def test_a_name_that_is_gone_says_its_new_one(seed):
+    with pytest.raises(AttributeError, match="step.rescore"):
+        random_step(seed).score(None)
+
+
 @pytest.mark.parametrize("threshold", [0, 1.0001, math.nan])
 def test_thresholds_outside_0_1_are_refused(threshold):
     with pytest.raises(ValueError, match="threshold"):
@@ -279,6 +285,37 @@ def test_the_limit_counts_iterations_not_the_rules_own_looks(limit):
     assert out.iterations.tolist() == [limit, 0] and out.left.tolist() == [5, 0]
     passes = 4 * (limit - 1) + 1  # in the last the rule is not asked
     assert out.passes.tolist() == [passes, 0], "for unfinished examples only"
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the CPU wait for a GPU: numbers read out of a tensor, and shapes that
+    depend on its values."""
+    count = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.name()
+        indices = arguments[1] if name == "aten::index.Tensor" else ()
+        by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
+        self.count += by_mask or name in (
+            "aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
+        return function(*arguments, **(options or {}))
+
+
+@LOOKS
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_pass_waits_for_a_gpu_once(look, temperature):
+    """For whether all are finished. The rest waits on a CPU alone: where `rescore` looks for NaN,
+    and in `tolist`, which the mode does not see."""
+    model, (images, prompt, _) = random_model(0), random_inputs(0, 4, 9)
+    window = torch.full((4, 9), MASK)
+    window[1, 3:] = window[2, 5:] = 7
+    with Waits() as waits:
+        out = decoded(model, images, prompt, window, confident(0.4), look, temperature=temperature)
+    assert len(out.passes.unique()) > 1, "they finish at different times"
+    assert waits.count == 1 + out.passes.max()
+    with Waits() as waits:
+        window[window > 7], window.nonzero(), window.sum().item(), bool(window.any())
+    assert waits.count == 4, "and what waits is found"
 
 
 # ---------------------------------------------------------------- windows that grow and shrink

@@ -108,6 +108,16 @@ def test_so_it_is_of_as_many_objects_as_can_be_listed(wording, order, objects):
     check(board, scenes, [partly_masked(board, scenes * 4, 70, wrong=0.1)])
 
 
+def test_where_a_device_has_no_float64_the_sums_are_the_cpus(board, monkeypatch):
+    """As on Apple's GPUs: what is asked is on the CPU here, so all the rest must be, too."""
+    scenes = draw_scenes(board, 4)
+    tokens, rows = partly_masked(board, scenes, 40), torch.arange(4)
+    exact = exact_of(board, scenes)
+    wanted, _ = exact.look(rows, "cpu")(tokens)
+    monkeypatch.setattr("data.exact.NO_FLOAT64", ("meta",))
+    assert torch.equal(exact.look(rows, "meta")(tokens)[0], wanted)
+
+
 @pytest.mark.parametrize("order", toy.ORDERS)
 def test_a_caption_shown_word_by_word_in_any_order_has_its_odds(order):
     """The chain rule, where captions are too many to list: 6 and 7 objects, three wordings each."""

@@ -420,6 +420,18 @@ def test_the_schedule_by_hand(total, steps, left):
     assert [(record.tokens == MASK).sum().item() for record in out.trace] == left
 
 
+def test_the_schedule_does_not_wait():
+    """12 masks in 4 steps: two iterations find one sure position each; the third finds none, goes
+    to its own time, 0.25075, not to the first below 10 / 12, and commits int(10 - 3.009)."""
+    def look(tokens):
+        committed = 12 - (tokens == MASK).sum().item()
+        height = 1 + torch.arange(12.0) / 12 + 8 * (torch.arange(12) == committed) * (committed < 2)
+        return height[None, :, None] * (torch.arange(20) == 3)
+    rule = resolve("dimple_public:threshold=0.9,steps=4")
+    out = traced(stateless(look), torch.full((1, 12), MASK), small_config(), rule)
+    assert [(record.tokens == MASK).sum().item() for record in out.trace] == [11, 10, 4, 0]
+
+
 def test_dimple_public_at_random_takes_the_same_counts():
     tokens, counts = [], []
     for rule in ("dimple_public:threshold=0,steps=8", "dimple_public:threshold=0,steps=8,random=1"):

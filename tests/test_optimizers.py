@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from lab.training import Muon, orthogonalise
+from lab.training import Muon, autocast, low_precision, orthogonalise
 
 SHAPES = [(6, 6), (3, 8), (3, 8), (9, 2), (6, 6), (128, 48), (48, 128), (1, 5)]
 
@@ -87,3 +87,15 @@ def test_the_momentum_survives_a_checkpoint():
     for parameters, one in ((going_on, optimizer), (resumed, again)):
         update(parameters, one, 2)
     assert all(torch.equal(a, b) for a, b in zip(going_on, resumed))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_only_where_cuda_computes_it_natively(native, monkeypatch):
+    """A T4 emulates bf16: `is_bf16_supported` says so only if asked without emulation. CPUs compute
+    in float32."""
+    said = lambda including_emulation=True: including_emulation or native
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", said)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert low_precision(cuda) == (torch.bfloat16 if native else torch.float32)
+    assert autocast(cuda)._enabled == native and not autocast(cpu)._enabled
