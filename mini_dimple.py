@@ -357,11 +357,8 @@ class Step:
         """Replace the logits (B, W, vocab), and compute probs, proposal and confidence anew. Raises
         ValueError where they are not numbers; on a GPU `decode` does, when it waits next."""
         self.logits = exclude(logits, self.mask_id)
+        # a whole row becomes NaN if one logit is NaN or infinite, or all are -inf
         self.probs = self.logits.softmax(-1)
-        # softmax makes a whole row NaN if one logit is NaN or infinite, or all are -inf
-        self.broken = self.probs[..., 0].isnan().any()
-        if self.broken.device.type == "cpu":
-            expect_numbers(self.broken)
         self.propose(draw(self.logits, self.temperature, self.generator) if self.temperature
                      else self.probs.argmax(-1))
 
@@ -369,18 +366,25 @@ class Step:
         raise AttributeError("step.score(logits) is step.rescore(logits) now")
 
     def propose(self, proposal):
-        """Replace the proposal (B, W); its confidence follows."""
+        """Replace the proposal (B, W); its confidence follows. Raises ValueError, as `rescore`."""
         self.proposal = proposal
         self.confidence = self.probs.gather(-1, proposal[..., None]).squeeze(-1)
+        self.expect_numbers(self.confidence)
 
     def commit(self, where):
         """The next window: the proposals at the masks of `where` (B, W) bool; in an example without
-        any there, the most confident one."""
+        any there, the most confident one. Raises ValueError, as `rescore`."""
+        self.expect_numbers(self.confidence.masked_fill(~self.masked, 0))
         where = where & self.masked
         most = self.confidence.masked_fill(~self.masked, -torch.inf).argmax(1, keepdim=True)
         alone = torch.zeros_like(where).scatter(1, most, ~where.any(1, keepdim=True))
         self.at_least_one = alone & self.masked  # finished examples have none
         return torch.where(where | self.at_least_one, self.proposal, self.tokens)
+
+    def expect_numbers(self, values):
+        self.broken = values.isnan().any()
+        if self.broken.device.type == "cpu":
+            expect_numbers(self.broken)
 
 @torch.no_grad()
 def decode(look, window, config, rule=confident(0.9), temperature=0.0, generator=None, limit=None,
@@ -496,5 +500,5 @@ def check_decoding(window, config, temperature, limit):
 
 def expect_numbers(broken):
     if broken:
-        raise ValueError("logits: expected numbers, got a NaN, an infinity, or -inf for every "
-                         "token of a position; look for 0/0 and for 0 * log(0)")
+        raise ValueError("expected numbers, got a NaN: from logits that are NaN or infinite, or -inf "
+                         "for every token, or from a rule; look for 0/0 and for 0 * log(0)")

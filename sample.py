@@ -11,7 +11,7 @@ from lab import drawing
 from lab.checkpoint import SHIPPED, load
 from lab.evaluate import THRESHOLD
 from lab.shell import Parser, options, pick_device, reporting, script
-from lab.trace import follow, show, told
+from lab.trace import NOTHING_NAMED, follow, show, told
 from lab.viewer import decoding, picture_of, save_viewer
 from mini_dimple import MAX_POSITIONS, decode_ar
 from rules import RuleError, named, resolve, resolve_look
@@ -107,6 +107,8 @@ def print_passes(out, trace, window, tokenizer):
     passes, decoded = out.passes.item(), tokens - given
     print(f"{passes} passes for {decoded} response tokens (EOS counted"
           f"{', given ones not' if given else ''}): {decoded / max(passes, 1):.1f} tokens per pass")
+    if trace and trace.names_nothing():
+        print(f"hint: {NOTHING_NAMED}")
     if out.left.item():
         print(f"the limit of iterations was reached: its last one committed {out.left.item()} "
               "tokens together")

@@ -7,11 +7,15 @@ returns them, whatever the text says.
 import json
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
 
+# What belongs to the letter before it: accents, vowel signs, the joiners of Indic scripts
+MARKS = "\u200c\u200d" + "".join(
+    c for c in map(chr, range(0x300, 0x20000)) if unicodedata.category(c)[0] == "M")
 # A word keeps its leading space, so that " circle" is one token; every character falls into exactly
 # one alternative.
-CHUNK = re.compile(r" ?\w+| ?[^\w\s]+|\s+(?!\S)|\s+")
+CHUNK = re.compile(rf" ?\w[\w{MARKS}]*| ?[^\w\s]+|\s+(?!\S)|\s+")
 MAX_BYTES = 1_000  # in a token: 40 merges that double each token would fill any memory
 FORMAT = "mini-dimple tokenizer 1"
 

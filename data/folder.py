@@ -1,30 +1,37 @@
 """Your own pictures: a folder with image files and a metadata.jsonl of {"file_name", "text",
 "prompt": optional} lines, or a metadata.csv with these columns (the Hugging Face ImageFolder
 convention). Everything wrong with it is found before training starts, by file and line."""
+import contextlib
 import csv
 import hashlib
 import json
+import stat
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from tqdm import tqdm
 
 from data import DESCRIBE, Split
 
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow can do more: start programs
+PngImagePlugin.MAX_TEXT_CHUNK = 2 ** 26  # a profile or text of 2 MB does not make a picture bad
 WANTED = ('wanted: a metadata.jsonl with a line like {"file_name": "a.png", "text": "a caption"} '
           "for each picture, or a metadata.csv with the columns file_name,text")
 
 
-def to_8_bits(image):
-    """A picture with one wide channel -> greys of 8 bits, scaled by the bits of its highest value.
-    Raises ValueError for fractions, and where the values are no greys of up to 16 bits."""
+def to_8_bits(image, path):
+    """A picture with one wide channel -> greys of 8 bits, on one scale for all pictures: 65535 is
+    white. Raises ValueError for fractions, and where the values are no greys of up to 16 bits."""
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if values.dtype.kind == "f" or low < 0 or high > 65535:
-        raise ValueError(f"its values, {low:g} to {high:g}, are not whole numbers of 8 to 16 bits")
-    full = 2 ** max(8, int(high).bit_length()) - 1
-    return Image.fromarray((values * (255 / full)).round().astype(np.uint8))
+        raise ValueError(f"its values, {low:g} to {high:g}, are not whole numbers of 16 bits")
+    if high < 4096:
+        print(f"warning: {path}: nearly black: at most {high} of 65535", file=sys.stderr)
+    return Image.fromarray((values / 257).round().astype(np.uint8))
 
 
 def load_image(path, size_px):
@@ -32,51 +39,85 @@ def load_image(path, size_px):
     centre-cropped, resized.
 
     Raises OSError if it is missing, ValueError naming the file if it is broken or no image."""
+    if not stat.S_ISREG(Path(path).stat().st_mode):  # a pipe would be waited for
+        raise ValueError(f"{path}: no regular file")
     try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
+        ImageFile.LOAD_TRUNCATED_IMAGES = True  # of the header: texts with a wrong check sum
+        with Image.open(path, formats=FORMATS) as image:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+            image.draft("RGB", (2 * size_px, 2 * size_px))  # of a JPEG, no more than is needed
+            image.load()
+            with contextlib.suppress(Exception):  # where the EXIF is broken, the picture is not
+                image = ImageOps.exif_transpose(image)
             if image.mode[0] in "IF":  # plain conversion would clip these, to white or black
-                image = to_8_bits(image)
+                image = to_8_bits(image, path)
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
             image = ImageOps.fit(image.convert("RGB"), (size_px, size_px))
-    except FileNotFoundError:
-        raise
     except Exception as error:  # Pillow's decoders fail in many ways
         raise ValueError(f"{path}: no image that can be read ({error}); convert it to JPEG or "
                          "PNG") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
 def is_held_out(content, share):
     """Whether a picture is held out, by the content (bytes) of its file: not by its name, of which
     one file may have several."""
-    digest = hashlib.sha256(content).digest()
-    return int.from_bytes(digest[:8], "big") / 2 ** 64 < share
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") / 2 ** 64 < share
+
+
+def once(pairs):
+    """What a line of JSON holds -> dict. Raises ValueError for a key that is given twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"a key is given twice: {', '.join(key for key, _ in pairs)}")
+    return dict(pairs)
+
+
+def pictures_in(folder):
+    """The files that look like pictures, in its folders, too."""
+    formats = Image.registered_extensions()  # by suffix
+    return [path for path in Path(folder).rglob("*") if formats.get(path.suffix.lower()) in FORMATS]
 
 
 def parse(metadata):
-    """The path of a metadata.jsonl or metadata.csv -> (line number, dict) of each example. Raises
-    ValueError naming file and line."""
-    number, entries = 0, []
+    """The path of a metadata.jsonl or metadata.csv -> (line where it begins, dict) of each example.
+    Raises ValueError naming file and line."""
+    number = start = 0  # the line that was read last; where the row of a CSV begins
 
     def lines():
         nonlocal number
         for number, line in enumerate(metadata.read_bytes().splitlines(keepends=True), 1):
-            yield line.decode("utf-8-sig")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+
+    def rows():
+        nonlocal start
+        reader, start = csv.reader(lines(), strict=True), 1  # strict: a quote must be closed
+        names = next(reader, [])
+        if len({*names}) < len(names) or not {"file_name", "text"} <= {*names}:
+            raise ValueError(f"its columns are {names}; {WANTED}")
+        pictures = {path.name for path in pictures_in(metadata.parent)}
+        start = number + 1
+        for row in reader:
+            if len(row) > len(names):
+                raise ValueError("more cells than columns; a text with a comma needs quotes")
+            long = " ".join(cell for cell in row if len(cell.splitlines()) > 1)
+            if found := [name for name in pictures if name in long]:
+                raise ValueError(f"a quote takes the line of {found[0]} into its text")
+            if row:
+                yield {name: cell for name, cell in zip(names, row) if cell}
+            start = number + 1
     try:
         if metadata.suffix == ".csv":
-            for row in csv.DictReader(lines()):
-                if None in row:
-                    raise ValueError("more cells than columns; a text with a comma needs quotes")
-                entries.append((number, {name: cell for name, cell in row.items() if cell}))
-        else:
-            entries = [(number, json.loads(line)) for line in lines() if line.strip()]
+            return [(start, row) for row in rows()]
+        return [(number, json.loads(line, object_pairs_hook=once))
+                for line in lines() if line.strip()]
     except (ValueError, csv.Error) as error:
         words = getattr(error, "msg", error)  # JSON's, without a line number of its own
-        raise ValueError(f"{metadata}:{number}: {words}") from error
-    return entries
+        hint = "; a quote must be closed, and doubled inside quotes" * isinstance(error, csv.Error)
+        raise ValueError(f"{metadata}:{start or number}: {words}{hint}") from error
 
 
 def check(entry):
@@ -97,22 +138,25 @@ def read(folder, size_px, holdout):
     "file:line" of every example. Raises ValueError naming file and line."""
     folder = Path(folder)
     there = [path for path in (folder / "metadata.jsonl", folder / "metadata.csv") if path.exists()]
-    if not there:
-        raise ValueError(f"{folder}: no metadata.jsonl or metadata.csv in it; {WANTED}")
-    metadata = there[0]
+    if len(there) != 1:
+        raise ValueError(f"{folder}: it holds {'two tables' if there else 'no table'}; {WANTED}")
+    metadata, used = there[0], set()
     sides = {False: [], True: []}  # held out? -> (image, prompt, text, where)
-    for number, entry in parse(metadata):
+    for number, entry in tqdm(parse(metadata), desc="pictures", leave=False, disable=None):
         where = f"{metadata}:{number}"
         try:
             name, text, prompt = check(entry)
             path = folder / name
             image, side = load_image(path, size_px), is_held_out(path.read_bytes(), holdout)
+            used.add(path.resolve())
         except (ValueError, OSError) as error:
             raise ValueError(f"{where}: {error}") from error
         sides[side].append((image, prompt, text, where))
     if not sides[False]:
         raise ValueError(f"{metadata}: no example to train on, {len(sides[True])} held out "
                          f"(--holdout); {WANTED}")
+    others, n = {path.resolve() for path in pictures_in(folder)} - used, sum(map(len, sides.values()))
+    print(f"{n} captions of {len(used)} pictures; {len(others)} pictures of the folder have none")
     return [split(side) for side in (sides[False], sides[True])]
 
 
@@ -124,12 +168,10 @@ def split(side):
 
 
 def check_lengths(split, where, tokenizer, window, prompt_tokens):
-    """Raises ValueError naming the place of a caption or prompt that does not fit."""
+    """Raises ValueError naming the place of a caption or prompt that does not fit. Without a
+    tokenizer, before one is trained on them for minutes: 64 characters count as a token."""
     for text, prompt, place in zip(split.texts, split.prompts, where):
-        length = len(tokenizer.encode(text))
-        if length >= window:
-            raise ValueError(f"{place}: the caption is {length} tokens long; {window - 1} and the "
-                             "EOS fit the window")
-        length = len(tokenizer.encode(prompt))
-        if length > prompt_tokens:
-            raise ValueError(f"{place}: the prompt is {length} tokens long; {prompt_tokens} fit")
+        for what, words, most in (("caption", text, window - 1), ("prompt", prompt, prompt_tokens)):
+            length = len(tokenizer.encode(words)) if tokenizer else len(words) // 64
+            if length > most:
+                raise ValueError(f"{place}: the {what} is {length} tokens long; {most} fit")

@@ -20,7 +20,7 @@ from lab.grading import apart, files_of
 from lab.intervals import mean_interval, wilson
 from lab.results import FIGURES, in_csv, measured, table_of, where, write_part
 from lab.shell import commit, reporting
-from lab.trace import counting
+from lab.trace import NOTHING_NAMED, counting
 from mini_dimple import decode_ar
 from rules import RuleError, resolve, resolve_look
 
@@ -124,11 +124,14 @@ class Measuring:
     def rule(self, rule, say=lambda words: None):
         """-> its figures (dict) by (block, way), and its `right` and `passes` scene by scene.
         `say(words)` tells how far it is, iteration by iteration."""
-        figures, scenes = {}, {}
+        figures, scenes, names = {}, {}, False
 
         def told(step):
+            nonlocal names
             say(f"on {block}, {name}: iteration {step.iteration + 1} of at most {step.limit}")
-            return rule(step)
+            answer = rule(step)
+            names = names or answer.dtype != torch.bool or bool((answer & step.masked).any())
+            return answer
         for block in BLOCKS:
             for name, temperature in WAYS.items():
                 way = self.way(block, told, temperature)
@@ -136,6 +139,8 @@ class Measuring:
                 scenes[f"{block} {name}"] = dict(right=found.right, passes=found.passes)
                 if (block, name) == ("trained", "greedy"):
                     figures[block, name] |= alone(way, self.scenes, self.weights.models[block])
+        for one in figures.values():
+            one["names_positions"] = names
         return figures, scenes
 
     def ar(self):
@@ -201,9 +206,11 @@ def measure(measuring, rules, yours, files, kept, args, device):
             errors[text] = " ".join(str(error).split())
         else:
             base = scenes if text == BASE else base
-            rows[text] = [dict(rule=text, yours=text in yours, block=block, way=way, **one,
-                               **against(scenes[f"{block} {way}"], base[f"{block} {way}"]))
+            rows[text] = [dict(rule=text, yours=text in yours, block=block, way=way, **one)
                           for (block, way), one in figures.items()]
+            for row in rows[text] if base else []:
+                key = f"{row['block']} {row['way']}"
+                row |= against(scenes[key], base[key])
         if text in files:
             tqdm.write(f"{files.index(text) + 1}/{len(files)} {text}: "
                        f"{errors.get(text, 'measured')} ({time.perf_counter() - start:.0f} s)",
@@ -338,6 +345,9 @@ def board(args, device, command):
     every = write_csv(args.csv, shown, errors, [ar])
     print(f"{where(device)}; {args.scenes} held-out scenes, look {args.look}\n")
     print(on_screen(shown | {AR: [ar]}, errors, yours), textwrap.fill(WORDS, 120), sep="\n\n")
+    for text in yours:
+        if text in shown and not shown[text][0]["names_positions"]:
+            print(f"hint: {text}: {NOTHING_NAMED}")
     if old := [text for text in shown if text in kept["rows"] and text not in yours]:
         print(f"\n{len(old)} rules and AR as weights/board.json keeps them: {kept['date']}, commit "
               f"{kept['commit']}, {kept['where']}. --rule NAME measures one anew.")

@@ -1,4 +1,6 @@
 """Everything that is drawn: captioned pictures, the animation of a decoding, a small chart."""
+import contextlib
+import functools
 import itertools
 import math
 import sys
@@ -14,7 +16,9 @@ from lab.trace import EOS
 WIDTH_PX, PICTURE_PX, MARGIN_PX = 830, 192, 14  # GitHub shows a README about 830 px wide
 CELL_PX, GAP_PX, COLUMNS = (81, 34), 4, 7       # a cell; between two; cells in a row
 LEFT_PX, HEAD_PX, KEY_PX = PICTURE_PX + 2 * MARGIN_PX, 28, 24  # panels begin; title; line of legend
-TINY, WORD, FONT, TITLE = map(ImageFont.load_default, (11, 13, 14, 16))  # px
+TINY, WORD, FONT, TITLE = map(ImageFont.load_default, (11, 13, 14, 16))  # px; of English letters
+OTHERS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Arial Unicode.ttf", "Nirmala.ttf",
+          "NotoSansDevanagari-Regular.ttf", "NotoSansCJK-Regular.ttc", "msyh.ttc", "PingFang.ttc")
 BLACK, GREY, LIGHT = (20, 20, 20), (75, 75, 75), (225, 225, 225)
 WAITING, GIVEN, DIM = (236, 236, 236), (255, 214, 122), (100, 100, 100)
 PALE, STRONG = (236, 245, 253), (104, 176, 238)  # of confidence 0 and 1; black is legible on both
@@ -53,13 +57,43 @@ def printable(text):
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+@functools.cache
+def others(size_px):
+    """Those of OTHERS that this system has."""
+    found = []
+    for name in OTHERS:
+        with contextlib.suppress(OSError):
+            found.append(ImageFont.truetype(name, size_px))
+    return found
+
+
+def unknown(text, font):
+    """The letters that the font draws as a box, as it does U+FFFF."""
+    return {c for c in text if bytes(font.getmask(c)) == bytes(font.getmask("\uffff"))}
+
+
+@functools.cache
+def lettered(text, font):
+    """The font, or that of this system, in its size, that has most of the text's letters."""
+    return min([font, *others(font.size)], key=lambda one: len(unknown(text, one)))
+
+
+def tell_boxes(texts):
+    """A line on stderr of the letters that no font here has."""
+    letters = sorted({*printable("".join(texts))})
+    if boxes := "".join(c for c in letters if unknown(c, lettered(c, WORD))):
+        print(f"warning: no font was found that has {boxes}: they are drawn as boxes (Noto's fonts "
+              "have all letters)", file=sys.stderr)
+
+
 def fit(text, width_px, font):
-    """`printable`, and cut to the width."""
+    """`printable`, and cut to the width -> text, `lettered` font."""
     text = start = printable(text[:300])  # more never fits
+    font = lettered(text, font)
     while font.getlength(text) > width_px:
         start = start[:-1]
         text = start + "…"
-    return text
+    return text, font
 
 
 def save(path, image, **options):
@@ -72,11 +106,13 @@ def save(path, image, **options):
 def samples_sheet(pictures, texts, right, size_px=192, shown=8):
     """The first pictures (PIL), in two rows, with at most 7 lines of their captions; a wrong
     caption is red. Returns a PIL image."""
-    captions = [[fit(line, size_px, WORD) for line in textwrap.wrap(text, 30)[:7]]
-                for text in texts[:shown]]
+    tell_boxes(texts[:shown])
+    fonts = [lettered(printable(text), WORD) for text in texts[:shown]]
+    captions = [[fit(line, size_px, font)[0] for line in textwrap.wrap(text, 30)[:7]]
+                for text, font in zip(texts, fonts)]
     columns = math.ceil(len(captions) / 2)
     rows = math.ceil(len(captions) / columns)
-    line_px = WORD.getbbox("A")[3] + 4  # Pillow's distance of two lines
+    line_px = max(font.getbbox("A")[3] for font in fonts) + 4  # Pillow's distance of two lines
     width, height = size_px + 16, size_px + 16 + line_px * max(map(len, captions))
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     pen = ImageDraw.Draw(sheet)
@@ -84,7 +120,7 @@ def samples_sheet(pictures, texts, right, size_px=192, shown=8):
         x, y = i % columns * width + 8, i // columns * height + 8
         sheet.paste(picture.resize((size_px, size_px), Image.Resampling.NEAREST), (x, y))
         ink = "black" if right[i] else "red"
-        pen.multiline_text((x, y + size_px + 4), "\n".join(lines), ink, WORD)
+        pen.multiline_text((x, y + size_px + 4), "\n".join(lines), ink, fonts[i])
     return sheet
 
 
@@ -167,15 +203,16 @@ def draw_cell(pen, left, top, cell, size=CELL_PX):
         pen.text((middle, top + 11), cell.text, BLACK, FONT, "mm")
         pen.text((middle, top + 25), f"x {cell.times}", BLACK, TINY, "mm")
     elif cell.text is not None:
-        text = fit(cell.text, size[0] - 6, TITLE)
-        pen.text((middle, (top + bottom) / 2), text, BLACK, TITLE, "mm")
+        text, font = fit(cell.text, size[0] - 6, TITLE)
+        pen.text((middle, (top + bottom) / 2), text, BLACK, font, "mm")
     # what it waits for: the likeliest word, and the runner-up where it counts
     for (text, p), y, ink, font in zip(cell.likeliest, (10, 25), (GREY, DIM), (WORD, TINY)):
         if y == 10 or p >= 0.005:
             share = f"{100 * p:.0f}"
             room_px = size[0] - 9 - TINY.getlength(share)
             pen.text((right - 3, top + y), share, ink, TINY, "rm")
-            pen.text((left + 4, top + y), fit(text, room_px, font), ink, font, "lm")
+            text, font = fit(text, room_px, font)
+            pen.text((left + 4, top + y), text, ink, font, "lm")
 
 
 def draw_legend(pen, cells):
@@ -209,7 +246,8 @@ def decoding_frame(picture, titles, panels, iteration):
         last = len(panel) - 1
         counter = f"iteration {min(iteration, last)} of {last}"
         pen.text((right, top + 9), counter, GREY, FONT, "rm")
-        pen.text((LEFT_PX, top + 9), fit(title, right - LEFT_PX - 150, TITLE), BLACK, TITLE, "lm")
+        text, font = fit(title, right - LEFT_PX - 150, TITLE)
+        pen.text((LEFT_PX, top + 9), text, BLACK, font, "lm")
         for i, cell in enumerate(panel[min(iteration, last)]):
             if iteration > last:  # a finished panel has no new cells
                 cell = cell._replace(why=None)
@@ -233,6 +271,7 @@ def save_decoding(path, picture, runs):
     """A GIF, 830 px wide: a picture (PIL), and the runs decoded from it (`lab.trace.told`) in lock
     step."""
     titles, panels = [run["title"] for run in runs], [frames(run) for run in runs]
+    tell_boxes(cell.text or "" for panel in panels for line in panel for cell in line)
     durations_ms = pace([len(run["iterations"]) for run in runs])
     options = dict(palette=palette(picture), dither=Image.Dither.NONE)
     first, *later = [decoding_frame(picture, titles, panels, i).quantize(**options)

@@ -7,7 +7,7 @@ from data import DESCRIBE, toy
 from lab.board import load_weights
 from lab.evaluate import THRESHOLD, Pictures, mistake
 from lab.shell import reporting
-from lab.trace import follow, told
+from lab.trace import NOTHING_NAMED, follow, told
 from lab.viewer import decoding, picture_of, read_decoding, save_viewer
 from rules import resolve, resolve_look
 
@@ -30,6 +30,8 @@ def runs_of(args, device):
                 look_of(model, images, prompts))
         out, trace = follow(model, look, window, rule, args.temperature, args.seed)
         caption, ended = tokenizer.decode(out.response(0)), out.ends[0].item() < window.shape[1]
+        if trace.names_nothing():
+            print(f"hint: {rule.__name__}, {name}: {NOTHING_NAMED}")
         wrong = mistake(caption, ended, split, board, 0)
         runs.append(told(f"{rule.__name__}, {name}", window[0], trace, tokenizer,
                          caption=caption, grade=f"wrong ({wrong})" if wrong else "fully right"))

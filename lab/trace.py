@@ -41,6 +41,10 @@ class Record(NamedTuple):
                    (tokens == step.mask_id) & (before != step.mask_id), step.passes, computed)
 
 
+NOTHING_NAMED = ("the rule named no position in any iteration, so each committed the most confident "
+                 "one; if that is not meant, look for NaN, which exceeds no threshold")
+
+
 class Trace(list):
     """A list of Records, one per iteration of the decoding of a window (B, W), filled by
     `decode(..., watch=trace)`. `positions`: the list of `counting`, for their `computed`."""
@@ -52,6 +56,11 @@ class Trace(list):
         before = self[-1].tokens if self else self.window
         computed = sum(self.positions) - sum(record.computed for record in self)
         self.append(Record.of(step, before, tokens, computed))
+
+    def names_nothing(self):
+        """Whether all of several iterations committed what the rule had not named."""
+        return len(self) > 1 and not any((record.by_rule | record.taken_back).any()
+                                         for record in self)
 
 
 @contextmanager
@@ -83,8 +92,10 @@ def follow(model, look, window, rule, temperature, seed):
 
 def label(token, tokenizer):
     """A token as a trace shows it."""
-    special = {tokenizer.mask_id: MASK, tokenizer.eos_id: EOS}
-    return special.get(token) or tokenizer.decode([token]).strip()
+    if token in (tokenizer.mask_id, tokenizer.eos_id):
+        return MASK if token == tokenizer.mask_id else EOS
+    # a part of a character as its bytes: \xc3
+    return tokenizer.bytes[token].decode("utf-8", "backslashreplace").strip()
 
 
 def show(tokens, before, tokenizer):

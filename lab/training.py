@@ -40,13 +40,16 @@ def prepare(settings):
         test = toy.examples(board, n, 0, held_out=True, instruction=toy.DESCRIBE)
         lines, test_lines = ([f"--examples {settings['examples']}, too few for a good tokenizer"]
                              * len(split.texts) for split in (train, test))
+    def check(tokenizer):
+        for split, places in ((train, lines), (test, test_lines)):
+            folder.check_lengths(split, places, tokenizer, shape.get("window", Config.window),
+                                 shape.get("prompt_tokens", 64))
+    check(None)
     if settings["merges"] is None:
         tokenizer = Tokenizer.train(train.texts + train.prompts)
     else:  # of the --ar-phase
         tokenizer = Tokenizer(settings["merges"])
-    for split, places in ((train, lines), (test, test_lines)):
-        folder.check_lengths(split, places, tokenizer, shape.get("window", Config.window),
-                             shape.get("prompt_tokens", 64))
+    check(tokenizer)
     found = dict(vocab_size=tokenizer.vocab_size, eos_id=tokenizer.eos_id,
                  mask_id=tokenizer.mask_id, prompt_tokens=max(
                      len(tokenizer.encode(prompt)) for prompt in {*train.prompts, *test.prompts}))

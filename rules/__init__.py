@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mini_dimple import confident, full, prefilled
+from mini_dimple import confident, exclude, full, prefilled
 
 LOOKS = {"prefilled": prefilled, "full": full}
 
@@ -105,6 +105,7 @@ def checked(rule, name, file=None):
     def wrapper(step):
         (B, W, vocab), device = step.probs.shape, step.tokens.device
         answer = blaming(what, file, lambda: rule(step))
+        blaming(f"{what}: step.confidence", file, lambda: step.expect_numbers(step.confidence))
         got = (f"{answer.dtype} {tuple(answer.shape)} on {answer.device}"
                if isinstance(answer, torch.Tensor) else type(answer).__name__)
         window = got.startswith("torch.int64") and answer.shape[:1] == (B,) and answer.dim() == 2
@@ -186,6 +187,9 @@ def resolve_look(text):
                     or not logits.is_floating_point() or logits.device != tokens.device):
                 raise RuleError(f"{what}: it must return logits {shape} on {tokens.device}, "
                                 f"not {getattr(logits, 'shape', type(logits).__name__)}")
+            if not exclude(logits, model.config.mask_id).logsumexp(-1).isfinite().all():
+                raise RuleError(f"{what}: expected numbers, got a NaN, an infinity, or -inf for "
+                                "every token of a position; look for 0/0 and for 0 * log(0)")
             return answer
         return wrapper
     maker.__name__ = file.stem

@@ -63,7 +63,7 @@ MUTANTS = [  # (file, old text, which occurs once, new text): no lines more or f
     (EXACT, "[(share, [tokenizer", "[(1 / len(odds), [tokenizer"),
     (EXACT, "evidence.sum(2).softmax(1)", "evidence.mean(2).softmax(1)"),
     (FOLDER, "path.read_bytes(), holdout", "str(path).encode(), holdout"),
-    (FOLDER, "length >= window", "length > window"),
+    (FOLDER, "text, window - 1), (", "text, window), ("),
     (TOKENIZER, "(pairs[pair], pair))", "pairs[pair])"),
     (TOKENIZER, "pairs[pair] -= times[i]", "pairs[pair] -= 1"),
     (TOKENIZER, "self.rank.get(pair, self.vocab_size)", "self.rank.get(pair, 0)"),

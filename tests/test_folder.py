@@ -1,8 +1,11 @@
 """Your own pictures: every mode and size is read, everything wrong is named by file and line."""
 import json
+import os
+import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from data import DESCRIBE, folder
@@ -37,16 +40,6 @@ def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     assert pixels.shape == (3, 16, 16)
     assert pixels[:, :, 12:].mean() > 245, "the right half is white"
     assert pixels[1:, :, :4].mean() < 60 and pixels[:, :, :4].mean() < 80, "the left half is dark"
-
-
-@pytest.mark.parametrize("dtype, top", [
-    (np.uint16, 65535), (np.uint16, 4095), (np.uint16, 255), (np.int32, 255), (np.int32, 65535)])
-def test_wide_greys_are_scaled_by_their_bits(tmp_path, dtype, top):
-    values = np.array([0, top / 2, top]).astype(dtype).repeat(8)[None].repeat(8, 0)
-    Image.fromarray(values).save(tmp_path / "x.tiff")
-    with Image.open(tmp_path / "x.tiff") as image:
-        pixels = np.asarray(folder.to_8_bits(image))
-    assert pixels[4, [4, 12, 20]].tolist() == pytest.approx([0, 127, 255], abs=1)
 
 
 @pytest.mark.parametrize("dtype, values", [
@@ -145,25 +138,24 @@ def test_folders_without_examples(tmp_path):
         folder.read(path, 16, 0.9999)
     (path / "metadata.jsonl").unlink()
     for folder_without in (path, tmp_path / "none"):
-        with pytest.raises(ValueError, match=f"{folder_without}: no metadata.jsonl"):
+        with pytest.raises(ValueError, match=f"{folder_without}: it holds no table"):
             folder.read(folder_without, 16, 0)
 
 
-def test_a_metadata_csv_is_read_where_there_is_no_jsonl(tmp_path):
+def test_a_metadata_csv(tmp_path):
     path = write(tmp_path / "d", good)
     (path / "metadata.csv").write_bytes(
         '\ufefffile_name,text,prompt,\r\na.png,"red, and wide",,7\r\n\r\n'
         'a.png,"two\nlines","colour?",8\r\n'.encode())
-    assert folder.read(path, 16, 0)[0][0].texts == ["fine"], "metadata.jsonl comes first"
     (path / "metadata.jsonl").unlink()
     (train, lines), _ = folder.read(path, 16, 0)
     assert train.texts == ["red, and wide", "two\nlines"]
     assert train.prompts == [DESCRIBE, "colour?"]
-    assert lines == [f"{path}/metadata.csv:2", f"{path}/metadata.csv:5"]
+    assert lines == [f"{path}/metadata.csv:2", f"{path}/metadata.csv:4"]
 
 
 @pytest.mark.parametrize("content, line", [
-    (b"file_name;text\na.png;x\n", 2), (b"file_name,text\na.png,x\na.png\n", 3),
+    (b"file_name;text\na.png;x\n", 1), (b"file_name,text\na.png,x\na.png\n", 3),
     (b"file_name,text\na.png,red, and wide\n", 2), (b"file_name,text\na.png,\n", 2),
     (b"file_name,text\na.png,x\nnone.png,x\n", 3), (b"file_name,text\na.png,\xff\n", 2),
     (b"file_name,text\na.png," + b"x" * 200_000, 2),
@@ -186,3 +178,128 @@ def test_captions_and_prompts_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"metadata.jsonl:3: the prompt is 20 tokens"):
         folder.check_lengths(train, lines, tokenizer, window=19, prompt_tokens=19)
     folder.check_lengths(train, lines, tokenizer, window=19, prompt_tokens=20)
+
+
+# ---------------------------------------------------------------- what would be read wrongly
+
+@pytest.mark.parametrize("content, line, named", [
+    ('file_name,text\na.png,fine\nb.png,"a bird\na.png,a tree"\nb.png,x\n', 3, "a.png"),
+    ('text,file_name\nfine,a.png\n"a bird,b.png\na tree",a.png\n', 3, "b.png"),
+    ('file_name,text\na.png,fine\n\nb.png,"7 inch nail\na.png,x\n', 4, "quote"),
+    ('file_name,text\na.png,"the \\"big\\" one"\n', 2, "quote"),
+    ('file_name,text\na.png,"one" two\n', 2, "quote"),
+    ("file_name,text,text\na.png,one,two\n", 1, "'text', 'text'"),
+    ("file_name, text\na.png,x\n", 1, "' text'"), ("file_name,text\t\na.png,x\n", 1, r"'text\t'"),
+    ("\ufeff\ufefffile_name,text\na.png,x\n", 1, r"\ufefffile_name"), ("", 1, "[]"),
+])
+def test_a_csv_is_read_strictly(tmp_path, content, line, named):
+    path = write(tmp_path / "d")
+    Image.new("RGB", (8, 8)).save(path / "b.png")
+    (path / "metadata.jsonl").unlink()
+    (path / "metadata.csv").write_text(content, "utf-8")
+    with pytest.raises(ValueError) as error:
+        folder.read(path, 16, 0)
+    assert str(error.value).startswith(f"{path}/metadata.csv:{line}: ") and named in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["file_name", "text", "prompt", "extra"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path, key):
+    path = write(tmp_path / "d", good, '{"file_name": "a.png", "prompt": "x", "extra": 1, '
+                 f'"text": "x", "{key}": "y"}}')
+    with pytest.raises(ValueError, match=f"metadata.jsonl:2: .*twice.*{key}"):
+        folder.read(path, 16, 0)
+
+
+def test_two_tables_in_one_folder_are_refused_and_what_was_read_is_said(tmp_path, capsys):
+    path = write(tmp_path / "d", good, good | {"text": "again"})
+    (path / "more").mkdir()
+    for name in ("b.png", "more/c.JPG"):
+        Image.new("RGB", (8, 8)).save(path / name)
+    folder.read(path, 16, 0)
+    assert capsys.readouterr().out == (
+        "2 captions of 1 pictures; 2 pictures of the folder have none\n")
+    (path / "metadata.csv").write_text("file_name,text\nb.png,x\n")
+    with pytest.raises(ValueError, match=f"{path}: it holds two tables"):
+        folder.read(path, 16, 0)
+
+
+@pytest.mark.parametrize("top, dark", [(65535, False), (40_000, False), (4095, True), (0, True)])
+@pytest.mark.parametrize("dtype, suffix", [
+    (np.uint16, "png"), (np.uint16, "tiff"), (np.int32, "tiff"), (">u2", "pgm")])
+def test_wide_greys_are_on_one_scale(tmp_path, capsys, top, dark, dtype, suffix):
+    """The same grey is the same whatever else is in the picture; what is nearly black is named."""
+    pixels = {}
+    for brightest in (top, top // 2):
+        values = np.full((16, 16), top // 2, dtype)
+        values[:, 15] = brightest
+        if suffix == "pgm":
+            (tmp_path / "x.pgm").write_bytes(b"P5 16 16 65535\n" + values.tobytes())
+        else:
+            Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+        pixels[brightest] = folder.load_image(tmp_path / f"x.{suffix}", 16)
+        said = capsys.readouterr().err
+        assert (f"x.{suffix}: nearly black" in said) == (dark or brightest < 4096)
+    assert all(found[0, 8, 8] == round(top // 2 / 257) for found in pixels.values())
+    assert pixels[top][0, 8, 15] == round(top / 257)
+
+
+def chunk(name, content, check=None):
+    """Of a PNG."""
+    check = zlib.crc32(name + content) if check is None else check
+    return len(content).to_bytes(4, "big") + name + content + check.to_bytes(4, "big")
+
+
+LARGE = zlib.compress(bytes(3_000_000))
+ODD = {"profile": chunk(b"iCCP", b"p\0\0" + LARGE), "text": chunk(b"zTXt", b"k\0\0" + LARGE),
+       "Unicode": chunk(b"iTXt", b"k\0\1\0\0\0" + LARGE), "check sum": chunk(b"tEXt", b"k\0v", 7),
+       "EXIF": chunk(b"eXIf", b"this is no EXIF")}
+
+
+@pytest.mark.parametrize("where", [b"IDAT", b"IEND"])
+@pytest.mark.parametrize("odd", ODD)
+def test_what_comes_with_a_picture_does_not_make_it_bad(tmp_path, odd, where):
+    """It does not make a bad one good, either: cut, it is refused."""
+    path = tmp_path / "x.png"
+    values = np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8)
+    Image.fromarray(values).save(path)
+    before, after = path.read_bytes().split(where)
+    content = before[:-4] + ODD[odd] + before[-4:] + where + after
+    path.write_bytes(content)
+    assert torch.equal(folder.load_image(path, 32), torch.from_numpy(values).permute(2, 0, 1))
+    path.write_bytes(content[:content.index(b"IDAT") + 1000])
+    with pytest.raises(ValueError, match="x.png: no image"):
+        folder.load_image(path, 32)
+
+
+def test_an_exif_that_is_rubbish(tmp_path):
+    for suffix in ("webp", "jpg"):
+        Image.new("RGB", (8, 8), "white").save(tmp_path / f"x.{suffix}", exif=b"Exif\0\0rubbish")
+        assert (folder.load_image(tmp_path / f"x.{suffix}", 8) > 250).all()
+
+
+def test_only_regular_files_of_the_formats_that_are_meant(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "x.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+    for name in ("pipe.png", "x.eps"):
+        with pytest.raises(ValueError, match=name):
+            folder.load_image(tmp_path / name, 8)
+
+
+def test_a_large_photograph_is_read_no_larger_than_needed(tmp_path, monkeypatch):
+    values = np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None].repeat(1200, 0).repeat(3, 2)
+    Image.fromarray(values).save(tmp_path / "x.jpg", quality=95)
+    sizes, load = [], Image.Image.load
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load_end", lambda image: sizes.append(image.size))
+    pixels = folder.load_image(tmp_path / "x.jpg", 48)[0].float()
+    assert max(sizes[0]) <= 400
+    wanted = torch.linspace(255 / 8, 255 * 7 / 8, 49)  # the middle square
+    assert (pixels - (wanted[1:] + wanted[:-1]) / 2).abs().max() < 3
+
+
+def test_a_text_that_no_tokenizer_makes_fit_is_refused_before_one_is_trained(tmp_path):
+    path = write(tmp_path / "d", good, good | {"text": "é" * 5000})
+    (train, lines), _ = folder.read(path, 16, 0)
+    with pytest.raises(ValueError, match="metadata.jsonl:2: the caption is"):
+        folder.check_lengths(train, lines, None, window=48, prompt_tokens=64)
+    train.texts[1] = "x " * 40  # may fit, may not
+    folder.check_lengths(train, lines, None, window=48, prompt_tokens=64)
