@@ -500,5 +500,5 @@ def check_decoding(window, config, temperature, limit):
 
 def expect_numbers(broken):
     if broken:
-        raise ValueError("expected numbers, got a NaN: from logits that are NaN or infinite, or -inf "
-                         "for every token, or from a rule; look for 0/0 and for 0 * log(0)")
+        raise ValueError("expected numbers, got a NaN: from logits that are NaN or infinite, or "
+                         "all -inf, or from a rule; look for 0/0 and for 0 * log(0)")

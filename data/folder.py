@@ -155,7 +155,8 @@ def read(folder, size_px, holdout):
     if not sides[False]:
         raise ValueError(f"{metadata}: no example to train on, {len(sides[True])} held out "
                          f"(--holdout); {WANTED}")
-    others, n = {path.resolve() for path in pictures_in(folder)} - used, sum(map(len, sides.values()))
+    others = {path.resolve() for path in pictures_in(folder)} - used
+    n = len(sides[False]) + len(sides[True])
     print(f"{n} captions of {len(used)} pictures; {len(others)} pictures of the folder have none")
     return [split(side) for side in (sides[False], sides[True])]
 

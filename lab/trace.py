@@ -41,8 +41,8 @@ class Record(NamedTuple):
                    (tokens == step.mask_id) & (before != step.mask_id), step.passes, computed)
 
 
-NOTHING_NAMED = ("the rule named no position in any iteration, so each committed the most confident "
-                 "one; if that is not meant, look for NaN, which exceeds no threshold")
+NOTHING_NAMED = ("the rule named no position in any iteration, so each committed the most "
+                 "confident one; if that is not meant, look for NaN, which exceeds no threshold")
 
 
 class Trace(list):

@@ -199,7 +199,8 @@ def test_a_csv_is_read_strictly(tmp_path, content, line, named):
     (path / "metadata.csv").write_text(content, "utf-8")
     with pytest.raises(ValueError) as error:
         folder.read(path, 16, 0)
-    assert str(error.value).startswith(f"{path}/metadata.csv:{line}: ") and named in str(error.value)
+    said = str(error.value)
+    assert said.startswith(f"{path}/metadata.csv:{line}: ") and named in said
 
 
 @pytest.mark.parametrize("key", ["file_name", "text", "prompt", "extra"])
@@ -288,7 +289,7 @@ def test_only_regular_files_of_the_formats_that_are_meant(tmp_path):
 def test_a_large_photograph_is_read_no_larger_than_needed(tmp_path, monkeypatch):
     values = np.linspace(0, 255, 1600).astype(np.uint8)[None, :, None].repeat(1200, 0).repeat(3, 2)
     Image.fromarray(values).save(tmp_path / "x.jpg", quality=95)
-    sizes, load = [], Image.Image.load
+    sizes = []
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load_end", lambda image: sizes.append(image.size))
     pixels = folder.load_image(tmp_path / "x.jpg", 48)[0].float()
     assert max(sizes[0]) <= 400

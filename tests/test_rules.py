@@ -36,11 +36,23 @@ def require(truth, text, message):
         pytest.fail(f"{text}: {message}", pytrace=False)
 
 
+def in_float32(*inputs):
+    """A look whose logits are those of any decoding in float32. The model computes in float64, as
+    a batch's products are then, once rounded, those of each example alone."""
+    look = prefilled(*inputs)
+
+    def rounded(tokens, state):
+        logits, state = look(tokens, state)
+        return logits.float(), state
+    return rounded
+
+
 def by_rule(text, case, draw=0):
     """Decode by a rule, with `draw` the seed of what it draws. Its own mistakes fail the test."""
     torch.manual_seed(draw)
     try:
-        return decoded(*case, resolve(text), generator=torch.Generator().manual_seed(draw))
+        return decoded(*case, resolve(text), in_float32,
+                       generator=torch.Generator().manual_seed(draw))
     except (ValueError, RuleError) as error:
         B, W = case[-1].shape
         said = f"with {B} examples and a window of {W} tokens: {error}"
@@ -219,8 +231,11 @@ def test_other_answers_pass_as_they_are(rule):
     ("import sys\ndef rule(step):\n    sys.exit()", 3, "sys.exit()", "SystemExit: "),
     ("def rule(step):\n    return step.look(step.tokens[:1])",
      2, "return step.look(step.tokens[:1])", "RuntimeError: "),
-    ("def rule(step):\n    step.rescore(0 * step.probs / 0)\n    return step.masked",
-     2, "step.rescore(0 * step.probs / 0)", "ValueError: expected numbers"),
+    *((f"def rule(step):\n    {line}\n    return step.masked", 2, line,
+       "ValueError: expected numbers, got a NaN") for line in (
+        "step.rescore(0 * step.probs / 0)", "step.rescore(step.logits - float('inf'))",
+        "step.probs /= 0 * step.probs; step.propose(step.probs.argmax(-1))",
+        "step.confidence *= float('nan'); return step.commit(step.masked)")),
 ])
 def test_a_rule_that_fails_is_told_with_file_and_line(code, line, text, error, tmp_path):
     path = tmp_path / "mine.py"
@@ -229,6 +244,16 @@ def test_a_rule_that_fails_is_told_with_file_and_line(code, line, text, error, t
         decoded(*random_case(0, 2, 5, priors=False), resolve(str(path)))
     where = f"decoding rule 'mine': {path}, line {line}, `{text}`: {error}"
     assert str(told.value).startswith(where)
+
+
+@pytest.mark.parametrize("measure", [
+    "step.confidence * float('nan')", "0 * step.probs[..., 0].log()"])
+def test_a_measure_of_the_rules_own_that_is_no_number_is_told(measure, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        f"def rule(step):\n    step.probs[..., 0] = 0\n    step.confidence = {measure}\n"
+        "    return step.confidence > 0.9")
+    with pytest.raises(RuleError, match="rule 'mine': step.confidence: .*got a NaN"):
+        decoded(*random_case(0, 2, 5, priors=False), resolve(f"{tmp_path}/mine.py"))
 
 
 # ---------------------------------------------------------------- looks
@@ -247,6 +272,8 @@ def test_looks_by_name_and_from_a_file(tmp_path):
     ("return lambda tokens, state: (None, state)", "(2, 5, 20) on cpu, not NoneType"),
     ("return lambda *_: (torch.zeros(2, 5, 19), None)", "not torch.Size([2, 5, 19])"),
     ("return lambda *_: (torch.zeros(2, 5, 20).long(), None)", "(2, 5, 20) on cpu, not "),
+    *((f"return lambda *_: (torch.zeros(2, 5, 20) {broken}, None)", "got a NaN")
+      for broken in ("/ 0", "- float('inf')", "+ torch.tensor([float('inf')] + [0] * 19)")),
 ])
 def test_looks_that_fail_are_told(body, named, tmp_path):
     code = f"import torch\ndef look(model, images, prompt):\n    {body}\n"
