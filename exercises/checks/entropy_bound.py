@@ -6,8 +6,8 @@ import random
 import torch
 
 from data import toy
-from exercises.checks import compare, mean, measured, number
-from exercises.checks.exact_posterior import MASK, cases, masked_places, told, words
+from exercises.checks import MASK, compare, mean, measured, number
+from exercises.checks.exact_posterior import cases, masked_places, told, words
 
 ODDS = toy.WORDINGS["two"][0]
 BESIDE = 0.002  # nats: how far below and above the reader's number

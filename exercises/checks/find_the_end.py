@@ -4,12 +4,10 @@ import math
 
 import torch
 
-from exercises.checks import Watched, ask, count_right, scenes, shipped, teach, teach_tensor
+from exercises.checks import (CONFIG, EOS, SOME, TOKENIZER, Watched, ask, count_right, teach,
+                              teach_tensor)
 
-MODEL, TOKENIZER = shipped()
-SOME = scenes()
-EOS = MODEL.config.eos_id
-N, W = 32, MODEL.config.window
+N, W = 32, CONFIG.window
 
 
 def tokens_of(solution, model, given):
@@ -27,13 +25,13 @@ def where_the_window_is_cut(solution):
 
     def model(images, prompt, tokens, causal):
         seen.append(tokens.shape[1])
-        logits = torch.zeros(1, W, MODEL.config.vocab_size)
+        logits = torch.zeros(1, W, CONFIG.vocab_size)
         if len(seen) == 1:
             logits[0, 5, EOS] = math.log(1.5 * (logits.shape[-1] - 2))  # the others: 0
         place, token = {1: (30, EOS), 2: (12, EOS)}.get(len(seen), (slice(12), 7))
         logits[0, place, token] = 20.0
         return logits[:, :tokens.shape[1]]
-    model.config = MODEL.config
+    model.config = CONFIG
     tokens = tokens_of(solution, model, SOME[:1])
     teach(seen[:3] == [48, 31, 13] and tokens == [7] * 12 + [EOS] * 36,
           "A model that commits an EOS at place 30 in its first pass and another at place 12 in "
@@ -46,7 +44,7 @@ def where_the_window_is_cut(solution):
 def decoded(solution, b):
     """-> the tokens that the reader's loop gives scene b, and how long the windows of its passes
     were."""
-    model = Watched(W + 1)
+    model = Watched()
     tokens = tokens_of(solution, model, SOME[b:b + 1])
     return tokens, [window.shape[1] for window in model.windows]
 

@@ -4,25 +4,24 @@ import random
 
 import torch
 
-from exercises.checks import measured, scenes, shipped, teach
+from exercises.checks import CONFIG, MODEL, TOKENIZER, measured, scenes, teach
 from lab.claims import follow, make_priors
 from lab.evaluate import decoded, graded
 from lab.variants import unseen
 from mini_dimple import confident, decode_ar
 
 N, WIDEST = 60, 20  # scenes; points
-MODEL, TOKENIZER = shipped()
 SOME = scenes(N)
 
 
 def wrong_colour():
     rng = random.Random(0)
-    priors = [make_priors(ids, scene, MODEL.config, TOKENIZER, SOME.board, rng)
+    priors = [make_priors(ids, scene, CONFIG, TOKENIZER, SOME.board, rng)
               ["the last object's colour, wrong"]
               for ids, scene in zip(SOME.responses, SOME.split.scenes)]
     windows = torch.stack([prior.window for prior in priors])
     answers = decoded(MODEL, (*SOME[:N][:2], windows), confident(0.9)).tokens
-    return [follow(answer, prior, TOKENIZER, SOME.board, MODEL.config)[1]
+    return [follow(answer, prior, TOKENIZER, SOME.board, CONFIG)[1]
             for answer, prior in zip(answers, priors)]
 
 

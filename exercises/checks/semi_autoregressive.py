@@ -3,12 +3,10 @@ import itertools
 
 import torch
 
-from exercises.checks import mean, measured, scenes, shipped, teach, teach_tensor
+from exercises.checks import CONFIG, MODEL, SOME, TOKENIZER, mean, measured, teach, teach_tensor
 from lab.trace import Trace, show as in_words
 from mini_dimple import decode, prefilled
 
-MODEL, TOKENIZER = shipped()
-CONFIG = MODEL.config
 B, W = 5, 48
 
 
@@ -89,7 +87,7 @@ CHECKS = [blocks, captions]
 
 def show(solution):
     """The order of the blocks in one caption, and the reader's rule beside two others."""
-    images, prompt, window = scenes()[1:2]
+    images, prompt, window = SOME[1:2]
     trace, order, before = Trace(window), {}, window[0]
     decode(prefilled(MODEL, images, prompt), window, CONFIG, solution.rule, watch=trace)
     for tokens in (record.tokens[0] for record in trace):

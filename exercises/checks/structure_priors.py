@@ -4,11 +4,8 @@ import re
 
 import torch
 
-from exercises.checks import count_right, scenes, shipped, teach, teach_tensor
+from exercises.checks import EOS, MASK, MODEL, SOME, TOKENIZER, count_right, teach, teach_tensor
 
-MODEL, TOKENIZER = shipped()
-SOME = scenes()
-MASK, EOS = MODEL.config.mask_id, MODEL.config.eos_id
 TEMPLATES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>",
              "_ _ _ a large _ circle", "the picture shows<end>", "", "_", "there is just a _ red",
              "i can see at", "i can see a small red circle at the top left<end>"]
