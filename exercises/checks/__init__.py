@@ -185,7 +185,6 @@ class Watched:
         self.windows.append(tokens.clone())
         # who decodes example by example shows a window of masks once for each
         teach(sum(torch.equal(tokens, window) for window in self.windows) <= 20, "Your loop does "
-              "not end. Usual reasons: where no masked position of an example passes the "
-              "threshold, nothing is committed; the proposal is [MASK] itself (set its logit to "
-              "-inf); or committed positions, whose confidence is high, win the argmax.")
+              "not end. Usual reasons: no masked position passes the threshold, and none is "
+              "committed; the proposal is [MASK] itself; or committed positions win the argmax.")
         return MODEL(images, prompt, tokens, causal).index_fill(-1, torch.tensor(MASK), 100.0)

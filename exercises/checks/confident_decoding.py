@@ -38,8 +38,7 @@ def each_example_as_the_paper_says(solution):
             teach(torch.equal(alone[0], tokens[b]) and its_own[0] == iterations[b],
                   f"Example {b} comes out differently in a batch of 8 than alone, or in "
                   f"{iterations[b]} iterations instead of {its_own[0]}. The threshold and the "
-                  "fallback look at ONE row each (Dimple's public code selects across the batch), "
-                  "and a finished example counts no more passes.")
+                  "fallback look at ONE row each, and a finished example counts no more passes.")
         teach(False, f"At threshold {threshold} these pictures take {needed.tolist()} iterations, "
               f"yours {iterations.tolist()}. Are all positions above the threshold committed, no "
               "others, and is [MASK] excluded before the softmax, so that it lowers no confidence?")

@@ -80,9 +80,7 @@ def words(tokens):
 def the_posterior(solution):
     for some, tokens in cases():
         probs = some.ask(solution.posterior, tokens)
-        if getattr(probs, "is_floating_point", bool)():
-            probs = probs.float()
-        teach_tensor(probs, (len(tokens), MASK + 1), torch.float32, "posterior")
+        teach_tensor(probs, (len(tokens), MASK + 1), None, "posterior")
         where = f"With the window \"{words(tokens)}\" "
         total = probs.sum(1)
         teach((total - 1).abs().max() < 1e-3, where + "the probabilities of a position add up to "
@@ -116,7 +114,6 @@ def two_at_once(solution):
                 "That is how often both draw the same token.": (probs[i] * probs[j]).sum(),
                 "Several captions share a pair of words. Count each pair once (unique, or a set).":
                     each[agrees].sum(),
-                "That is of the likeliest pair alone.": probs[i].max() * probs[j].max(),
                 "That is the probability that they do NOT fit.": 1 - right},
                 f"With the window \"{words(tokens)}\" draws for the positions {i} and {j} fit with "
                 f"probability {right:.3f}; yours: {value:.3f}. ")

@@ -18,9 +18,8 @@ def tokens_of(solution, model, given):
 
 
 def where_the_window_is_cut(solution):
-    """A scripted model: it is sure of an EOS at 30 first, then of one at 12, then of all words.
-
-    In its first pass it also thinks that there may be one at 5, with a probability of 0.6."""
+    """A scripted model: it is sure of an EOS at 30 first (with one of 0.6 at 5), then of one at
+    12, then of all words."""
     seen = []
 
     def model(images, prompt, tokens, causal):

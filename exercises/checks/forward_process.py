@@ -45,8 +45,7 @@ def each_token_on_its_own(solution):
     B, W = 4000, 48
     masked = masked_by(solution, torch.zeros(B, W, dtype=torch.long), torch.full((B,), 0.5)).float()
     spread = masked.sum(1).var()  # of a binomial: W / 4 = 12
-    centred = masked - 0.5
-    neighbours = (centred[:, 1:] * centred[:, :-1]).mean() * 4  # their correlation
+    neighbours = ((masked[:, 1:] - 0.5) * (masked[:, :-1] - 0.5)).mean() * 4  # their correlation
     teach(neighbours.abs() < 0.05 and (masked.mean(0) - 0.5).abs().max() < 0.06 and 9 < spread < 15,
           "The tokens are not masked independently of place, example and each other: all examples "
           "have the same mask, or as many masks. Each of the B * W tokens draws its own number.")

@@ -67,9 +67,8 @@ def of_row(named, masked, confidence, begun, k):
         why = ("Where none of the block passes 0.9, name its most confident position yourself: the "
                "loop would take that of the WHOLE window, which breaks the order.")
     elif chosen != {now} and begun == now:
-        why = ("It has begun that block: finish it before you choose the next. Which one was begun "
-               "has to be remembered, for each example, in step.memory, which is new for each "
-               "decoding.")
+        why = ("It has begun that block: finish it before you choose the next. Remember it, for "
+               "each example, in step.memory, which is new for each decoding.")
     elif chosen != {now}:
         why = ("That block has the highest mean confidence over its masked positions. "
                + next((text for text, score in WRONG.items() if {best(score)} == chosen), ""))

@@ -7,8 +7,7 @@ import torch
 from exercises.checks import EOS, MASK, MODEL, SOME, TOKENIZER, count_right, teach, teach_tensor
 
 TEMPLATES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>",
-             "_ _ _ a large _ circle", "the picture shows<end>", "", "_", "there is just a _ red",
-             "i can see at", "i can see a small red circle at the top left<end>"]
+             "_ _ _ a large _ circle", "the picture shows<end>", "", "_"]
 
 
 def slow_window(template, length):

@@ -10,9 +10,8 @@ TOO_FEW = {
              "0.55 and 0.45 likely, mix if committed together. Which open words may share a pass?",
     "trained": "Too few, though the perfect model has enough. A trained model's odds waver about "
                "the perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
-    "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure, "
-            "and a later pass may know better. step.probs has the committed positions, too: what "
-            "has become improbable can be taken back."}
+    "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure. "
+            "step.probs has the committed positions, too: take back what has become improbable."}
 
 
 def three_models(solution):
