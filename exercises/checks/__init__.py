@@ -1,8 +1,8 @@
 """What the checkers share.
 
 A checker is a list `CHECKS` of properties, functions of the reader's module that `teach` where it
-does not have them, and `show(solution)`: what the reader's functions do once they are right, as
-text."""
+does not have them, and `show(solution)`: what the reader's functions do once they are right, line
+by line."""
 import copy
 import functools
 import importlib
@@ -43,7 +43,7 @@ def check(say, path):
             say(f"check {n} of {len(checker.CHECKS)}, {one.__name__.replace('_', ' ')}")
             one(solution)
         say("all checks passed; this is what it shows")
-        passes, text = True, checker.show(solution)
+        passes, text = True, "\n".join(checker.show(solution))
     except Lesson as lesson:
         passes, text = False, str(lesson)
     except (Exception, SystemExit) as error:

@@ -4,7 +4,8 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from exercises.checks import MODEL, SOME, ask, compare, count_right, shipped, teach, teach_tensor
+from exercises.checks import (MODEL, SOME, TOKENIZER, ask, compare, count_right, shipped, teach,
+                              teach_tensor)
 from lab.evaluate import decoded
 from mini_dimple import confident, decode_ar, full
 
@@ -76,17 +77,16 @@ def sees(solution, causal, T=4):
     return [" ".join("x" if one else "." for one in row) for row in depends]
 
 
-@torch.no_grad()
 def show(solution):
     """Who sees whom, and what the models do under each other's attention."""
-    rows = zip(sees(solution, True), sees(solution, False))
-    lines = ["Who sees whom, by trying your function (a row: what one position sees):",
-             "causal=True    causal=False", *(f"{a}        {b}" for a, b in rows),
-             f"A right caption:\n    {SOME.split.texts[0]}"]
+    yield "Who sees whom, by trying your function (a row: what one position sees):"
+    yield "causal=True    causal=False"
+    yield from map("        ".join, zip(sees(solution, True), sees(solution, False)))
+    yield f"A right caption:\n    {SOME.split.texts[0]}"
     for name, way in WAYS.items():
-        with plugged(solution, swapped=True):
+        with plugged(solution, swapped=True), torch.no_grad():
             out = way(slice(16))
-        texts = [SOME.tokenizer.decode(out.response(b)) for b in range(16)]
-        lines.append(f"The weights of the {name.split(',')[0]}, with your function the other way "
-                     f"round, {count_right(texts)} of 16 right:\n    {texts[0]}")
-    return "\n".join([*lines, "What has each phase learnt to rely on, that it does not find here?"])
+        texts = [TOKENIZER.decode(out.response(b)) for b in range(16)]
+        yield (f"The weights of the {name.split(',')[0]}, with your function the other way round, "
+               f"{count_right(texts)} of 16 right:\n    {texts[0]}")
+    yield "What has each phase learnt to rely on, that it does not find here?"

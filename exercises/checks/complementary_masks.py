@@ -58,18 +58,15 @@ def show(solution):
         """-> which share of the tokens is in none, one and two of two masks."""
         count = sum(mask.long() for mask in masks).flatten().bincount(minlength=3)
         return " / ".join(f"{n / count.sum():4.0%}" for n in count)
-    lines = []
+    yield (f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, "
+           "once, twice by two:")
+    yield "    t  one mask    your twins            two drawn apart       weights 1/t of the twins"
     for level in (0.05, 0.3, 0.5, 0.7, 0.95):
         t, g = torch.full((B,), level), torch.Generator().manual_seed(0)
         given, other = case(t, g), forward_process(SOME.responses[:B], t, MASK, g)[1]
         *_, masked, levels = run(solution, given)
         weights = ", ".join(f"{1 / one:.1f}" for one in levels[0])
-        lines.append(f"{level:5.2f}  {given[3].double().mean():8.0%}    {times(*masked.unbind(1))}"
-                     f"    {times(given[3], other)}    {weights}")
-    return "\n".join([
-        f"Of the tokens of {B} responses, how many are predicted by one mask, how many never, "
-        "once, twice by two:",
-        "    t  one mask    your twins            two drawn apart       weights 1/t of the twins",
-        *lines,
-        "Over all t: one mask half of them, two drawn apart a third never. What does that cost in "
-        "passes, and what", "may it do to the loss that 1/t weighs?"])
+        yield (f"{level:5.2f}  {given[3].double().mean():8.0%}    {times(*masked.unbind(1))}    "
+               f"{times(given[3], other)}    {weights}")
+    yield ("Over all t: one mask half of them, two drawn apart a third never. What does that cost "
+           "in passes, and what\nmay it do to the loss that 1/t weighs?")

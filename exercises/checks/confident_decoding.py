@@ -75,8 +75,8 @@ def show(solution):
     """The reader's decoding of one picture, as sample.py prints it."""
     tokens, _, windows = run(solution, *SOME[:1], 0.9)
     windows = [*torch.cat(windows), tokens[0]]
-    return "\n".join([
-        "Your decoding of a held-out picture (a line: an iteration; [brackets]: what it committed; "
-        "_: [MASK]):", *(f"{i:3d}  {in_words(after, before, TOKENIZER)}"
-                         for i, (before, after) in enumerate(zip(windows, windows[1:]), 1)),
-        "In which iterations does a single word go, and why had it to wait?"])
+    yield ("Your decoding of a held-out picture (a line: an iteration; [brackets]: what it "
+           "committed; _: [MASK]):")
+    for i, (before, after) in enumerate(zip(windows, windows[1:]), 1):
+        yield f"{i:3d}  {in_words(after, before, TOKENIZER)}"
+    yield "In which iterations does a single word go, and why had it to wait?"

@@ -84,22 +84,20 @@ def show(solution):
     """The reader's numbers for some words of a first pass; EB-Sampler on either side of the number
     at which it breaks."""
     some, at = told(), number(solution.breaks_at(ODDS), "breaks_at")
-    tokens, lines, rows = torch.full_like(some.captions[0], MASK), [], []
+    tokens = torch.full_like(some.captions[0], MASK)
+    yield f"The first pass of \"{words(some.captions[some.odds.argmax()])}\", in nats:"
+    yield f"{'places':35s}{'joint error':>12s}{'bound':>12s}"
     for places, name in (([4, 5], "tied: of one wording"), ([0, 1, 2], "tied: the opening"),
                          ([3, 4], "the first word says more"), ([0, 4], "independent"),
                          ([0, 4, 5], "two of them tied")):
         found = [float(some.ask(function, tokens, places))
                  for function in (solution.joint_error, solution.bound)]
-        lines.append("{:35s}{:12.3f}{:12.3f}".format(
-            f"{', '.join(map(str, places)):9s}{name}", *found))
+        yield "{:9s}{:26s}{:12.3f}{:12.3f}".format(", ".join(map(str, places)), name, *found)
+    yield f"Your breaks_at({ODDS}) = {at:.4f}. On the exact posterior, sampled, 60 scenes:"
     for limit in (at - BESIDE, at + BESIDE, math.log(2) + BESIDE):
         found = measured(f"eb_sampler:{limit:.4f}", 60, "exact", 1.0)
         counts = [f", {word} {found.wrong.count(word)}" for word in toy.MISTAKES
                   if word in found.wrong]
-        rows.append(f"eb_sampler:{limit:.4f}  {mean(found.right):7.1%} right in "
-                    f"{mean(found.passes):.2f} passes{''.join(counts)}")
-    return "\n".join([
-        f"The first pass of \"{words(some.captions[some.odds.argmax()])}\", in nats:",
-        f"{'places':35s}{'joint error':>12s}{'bound':>12s}", *lines,
-        f"Your breaks_at({ODDS}) = {at:.4f}. On the exact posterior, sampled, 60 scenes:", *rows,
-        "Which words does the last one commit together that the second did not?"])
+        yield (f"eb_sampler:{limit:.4f}  {mean(found.right):7.1%} right in "
+               f"{mean(found.passes):.2f} passes{''.join(counts)}")
+    yield "Which words does the last one commit together that the second did not?"

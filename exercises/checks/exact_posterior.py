@@ -135,23 +135,22 @@ def show(solution):
     """The first pass of the reader's posterior, and what three pairs of it come to."""
     some, g, n = told(), torch.Generator().manual_seed(0), 2000
     tokens = torch.full_like(some.captions[0], MASK)
-    probs, cells, lines = some.ask(solution.posterior, tokens).float(), [], []
+    probs, cells = some.ask(solution.posterior, tokens).float(), []
     for at, row in enumerate(probs):
         likely = zip(*row.topk(4))
         cells.append(f"{at:2d}  " + ", ".join(f"{words(id[None])} {p:.0%}"
                                               for p, id in likely if p > 0.001))
     half = (len(cells) + 1) // 2
-    table = [f"{left:48s}{right}".rstrip()
-             for left, right in itertools.zip_longest(cells[:half], cells[half:], fillvalue="")]
+    yield f"The first pass of your posterior, of \"{words(some.captions[some.odds.argmax()])}\":"
+    for left, right in itertools.zip_longest(cells[:half], cells[half:], fillvalue=""):
+        yield f"{left:48s}{right}".rstrip()
+    yield "Two of its words fit together, if drawn ..."
+    yield f"{'':26s}{'at once':>11s}{'2,000 drawn':>16s}{'in turn':>14s}"
     for i, j, name in ((4, 5, "of one wording"), (0, 1, "of one opening"),
                        (0, 4, "opening, wording")):
         drawn = zip(*(torch.multinomial(probs[at], n, True, generator=g).tolist() for at in (i, j)))
         counted = sum(pair in some.fits(tokens, i, j) for pair in drawn) / n
         at_once = float(some.ask(solution.survives, tokens, i, j))
-        lines.append(f"{i} and {j}, {name:18s}{at_once:11.1%}{counted:16.1%}"
-                     f"{in_turn(solution, some, tokens, i, j):14.1%}")
-    return "\n".join([
-        f"The first pass of your posterior, of \"{words(some.captions[some.odds.argmax()])}\":",
-        *table, "Two of its words fit together, if drawn ...",
-        f"{'':26s}{'at once':>11s}{'2,000 drawn':>16s}{'in turn':>14s}", *lines,
-        "Which positions could the first pass commit together, and never be wrong?"])
+        yield (f"{i} and {j}, {name:18s}{at_once:11.1%}{counted:16.1%}"
+               f"{in_turn(solution, some, tokens, i, j):14.1%}")
+    yield "Which positions could the first pass commit together, and never be wrong?"

@@ -75,12 +75,12 @@ CHECKS = [where_the_window_is_cut, it_pays_and_captions_stay_right]
 
 def show(solution):
     """The windows of a short and of a long caption, and what it saves in all."""
-    lines = []
+    yield "The window in each pass, of two captions:"
     for tokens, lengths in (decoded(solution, b) for b in (4, 1)):  # one object, four objects
-        lines += [f"  {caption(tokens)}", f"      windows of {' '.join(map(str, lengths))}"]
+        yield f"  {caption(tokens)}"
+        yield f"      windows of {' '.join(map(str, lengths))}"
     shrunk, whole = positions(solution)
-    return "\n".join(["The window in each pass, of two captions:", *lines,
-                      f"Positions of the window computed for {N} captions: {shrunk} instead of "
-                      f"{whole}, {1 - shrunk / whole:.0%} less.",
-                      "Passes stay as many. What would have to differ for this to save time on a "
-                      "GPU, in a batch?"])
+    yield (f"Positions of the window computed for {N} captions: {shrunk} instead of {whole}, "
+           f"{1 - shrunk / whole:.0%} less.")
+    yield ("Passes stay as many. What would have to differ for this to save time on a GPU, in a "
+           "batch?")

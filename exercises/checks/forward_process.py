@@ -71,9 +71,10 @@ def show(solution):
     for t in (0.3, 0.6, 0.9):
         lines[f"t = {t}"] = solution.forward_process(response, torch.tensor([t]), MASK)[0]
     lines["restored"] = decoded(MODEL, (*SOME[:1][:2], lines["t = 0.9"]), confident(0.9)).tokens
-    return "\n".join([
-        "A held-out picture's caption, noised by your forward process (_ is [MASK], *3: three in a "
-        "row),", "and what the trained model, which sees the picture, makes of the last:",
-        *(f"{name:9s} {in_words(ids[0], ids[0], TOKENIZER)}" for name, ids in lines.items()),
-        f"A batch of eight, by your draw_t: t = {' '.join(f'{t:.2f}' for t in solution.draw_t(8))}",
-        "Which of its words could the model know at t = 0.9, and which could it only guess?"])
+    yield "A held-out picture's caption, noised by your forward process (_: [MASK], *3: three),"
+    yield "and what the trained model, which sees the picture, makes of the last:"
+    for name, ids in lines.items():
+        yield f"{name:9s} {in_words(ids[0], ids[0], TOKENIZER)}"
+    drawn = " ".join(f"{t:.2f}" for t in solution.draw_t(8))
+    yield f"A batch of eight, by your draw_t: t = {drawn}"
+    yield "Which of its words could the model know at t = 0.9, and which could it only guess?"

@@ -78,7 +78,7 @@ CHECKS = [guesses]
 
 
 def show(solution):
-    lines = [f"{question:32s} {low:>6.0f} to {f'{high:.0f}%':5s} {share(question):>11.0f}%"
-             for question, (low, high) in solution.GUESS.items()]
-    return "\n".join([f"{'':32s} you guessed    measured ({N} scenes)", *lines,
-                      "Both fixed counts take 12 iterations. Why is the careful one the worse?"])
+    yield f"{'':32s} you guessed    measured ({N} scenes)"
+    for question, (low, high) in solution.GUESS.items():
+        yield f"{question:32s} {low:>6.0f} to {f'{high:.0f}%':5s} {share(question):>11.0f}%"
+    yield "Both fixed counts take 12 iterations. Why is the careful one the worse?"

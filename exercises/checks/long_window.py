@@ -115,13 +115,12 @@ def show(solution):
     def later(W):
         way = lambda rows: decoded(model, scenes(N, W)[rows], confident(0.9))
         return sum(graded(way, scenes(N, W)).right)
-    return "\n".join([
-        row("window, tokens", map(str, sizes)),
-        row("EOS among its tokens, by your eos_share",
-            [f"{solution.eos_share(lengths, W):.0%}" for W in sizes]),
-        row("EOS committed in the first pass", [f"{first(W):.1f}" for W in sizes]),
-        row("right, confident:0.9, as shipped", [of(right("confident:0.9", W)) for W in sizes]),
-        row("right, your rule, as shipped", [of(right(solution.rule, W)) for W in sizes]),
-        row(f"right, confident:0.9, {STEPS} steps more", [of(later(W)) for W in sizes]),
-        f"({STEPS} steps of {BATCH} captions, padded by your `pad` up to {LONG}.)",
-        "Two mendings: which one still works where an answer needs 60 tokens?"])
+    yield row("window, tokens", map(str, sizes))
+    yield row("EOS among its tokens, by your eos_share",
+              [f"{solution.eos_share(lengths, W):.0%}" for W in sizes])
+    yield row("EOS committed in the first pass", [f"{first(W):.1f}" for W in sizes])
+    yield row("right, confident:0.9, as shipped", [of(right("confident:0.9", W)) for W in sizes])
+    yield row("right, your rule, as shipped", [of(right(solution.rule, W)) for W in sizes])
+    yield row(f"right, confident:0.9, {STEPS} steps more", [of(later(W)) for W in sizes])
+    yield f"({STEPS} steps of {BATCH} captions, padded by your `pad` up to {LONG}.)"
+    yield "Two mendings: which one still works where an answer needs 60 tokens?"

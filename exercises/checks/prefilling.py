@@ -144,16 +144,15 @@ CHECKS = [the_first_pass_and_a_later_one, the_prefix_alone, captions]
 @torch.no_grad()
 def show(solution):
     """The kinds of prefix, and how stale the published one gets."""
-    lines = []
+    yield ("Captions fully right by the prefix that is kept (off: share of the probability that is "
+           "on other tokens):")
+    yield table(solution)
     for model, name in ((MODEL, "trained"), (shipped("weak")[0], "weaker")):
         prefix = model.prefix(*SOME[:][:2])
         _, past = solution.first_pass(model, prefix, SOME.windows)
         stale = moved(solution.later_pass(model, prefix[:, -1:], HALF, past),
                       model.logits(prefix, HALF, False)[0])[HALF == CONFIG.mask_id]
-        lines.append(f"As published, once 20 tokens are committed, {name} weights: off by "
-                     f"{stale.mean():.1%} at a masked position, {stale.max():.0%} at most.")
-    return "\n".join([
-        "Captions fully right by the prefix that is kept (off: share of the probability that is on "
-        "other tokens):", table(solution), *lines,
-        "What would have to change in training for the prefix alone to be exact? "
-        "(train.py --variant prefix-mask)"])
+        yield (f"As published, once 20 tokens are committed, {name} weights: off by "
+               f"{stale.mean():.1%} at a masked position, {stale.max():.0%} at most.")
+    yield ("What would have to change in training for the prefix alone to be exact? "
+           "(train.py --variant prefix-mask)")

@@ -92,16 +92,14 @@ def show(solution):
     for tokens in (record.tokens[0] for record in trace):
         order |= dict.fromkeys(((tokens != before).nonzero()[:, 0] // 16).unique().tolist())
         before = tokens
-    lines = []
-    for rule in ("confident:0.9", "blocks:16", solution.rule):
-        both = [measured(rule, block=block) for block in ("trained", "weak")]
+    yield f"One caption: {in_words(before, before, TOKENIZER)}"
+    yield f"Your rule takes its blocks of 16 in this order: {', '.join(map(str, order))}"
+    yield "Fully right of 64 captions, passes, and how many captions miss an object:"
+    yield f"{'':15s}{'trained weights':>31s}{'weaker weights':>31s}"
+    for name, rule in {"confident:0.9": "confident:0.9", "blocks:16": "blocks:16",
+                       "yours, k = 16": solution.rule}.items():
         cells = [f"{sum(found.right)} of 64 in {mean(found.passes):.2f}, "
-                 f"{found.wrong.count('missing')} missing" for found in both]
-        lines.append("{:15s}{:>31s}{:>31s}".format(
-            rule if isinstance(rule, str) else "yours, k = 16", *cells))
-    return "\n".join([
-        f"One caption: {in_words(before, before, TOKENIZER)}",
-        f"Your rule takes its blocks of 16 in this order: {', '.join(map(str, order))}",
-        "Fully right of 64 captions, passes, and how many captions miss an object:",
-        f"{'':15s}{'trained weights':>31s}{'weaker weights':>31s}", *lines,
-        "From which end does your rule write, and which mistake becomes rare by it?"])
+                 f"{found.wrong.count('missing')} missing"
+                 for found in (measured(rule, block=block) for block in ("trained", "weak"))]
+        yield "{:15s}{:>31s}{:>31s}".format(name, *cells)
+    yield "From which end does your rule write, and which mistake becomes rare by it?"

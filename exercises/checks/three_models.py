@@ -38,14 +38,12 @@ CHECKS = [three_models]
 def show(solution):
     """The reader's row beside the board's."""
     ways = [(block, temperature) for block in BLOCKS for temperature in (0.0, 1.0)]
-    lines = []
+    yield f"Fully right of {N}, and passes:"
+    yield " " * 14 + "".join(f"{f'{block}, ' + ('sampled' if t else 'greedy'):>17s}"
+                             for block, t in ways)
     for name, rule in ((BASE, BASE), ("yours", solution.rule)):
         found = [measured(rule, N, *one) for one in ways]
-        lines.append(f"{name:14s}" + "".join(
-            f"{sum(one.right):11d} {mean(one.passes):5.2f}" for one in found))
-    heads = [f"{block}, {'sampled' if t else 'greedy'}" for block, t in ways]
-    return "\n".join([f"Fully right of {N}, and passes:",
-                      " " * 14 + "".join(f"{head:>17s}" for head in heads), *lines,
-                      "The whole board, on 300 scenes: python -m lab rules --rule FILE",
-                      "What does it cost where the model is perfect, and nothing needs a second "
-                      "thought?"])
+        yield f"{name:14s}" + "".join(
+            f"{sum(one.right):11d} {mean(one.passes):5.2f}" for one in found)
+    yield "The whole board, on 300 scenes: python -m lab rules --rule FILE"
+    yield "What does it cost where the model is perfect, and nothing needs a second thought?"

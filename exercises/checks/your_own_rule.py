@@ -64,14 +64,14 @@ def show(solution):
     found = {"maskgit:2": [figures("maskgit:2")],
              "confident:0.9": [figures("confident:0.9", *one) for one in WAYS],
              "yours": [figures(solution.rule, *one) for one in WAYS]}
-    rows = [f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in cells)
-            for name, cells in found.items()]
+    yield (f"Fully right, and passes, of {N} scenes, on the trained weights and on the exact "
+           "posterior, greedy and sampled:")
+    yield " " * 14 + "".join(
+        f"{name:>17s}" for name in ("trained, greedy", "sampled", "exact, greedy", "sampled"))
+    for name, cells in found.items():
+        yield f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in cells)
     reached = all(right > theirs - WORSE and passes <= STRETCH
                   for (right, passes), (theirs, _) in zip(found["yours"], found["confident:0.9"]))
-    return "\n".join([
-        f"Fully right, and passes, of {N} scenes, on the trained weights and on the exact "
-        "posterior, greedy and sampled:", " " * 14 + "".join(
-            f"{name:>17s}" for name in ("trained, greedy", "sampled", "exact, greedy", "sampled")),
-        *rows, f"Stretch goal (in each column as right as confident:0.9 but for two scenes, in at "
-        f"most {STRETCH} passes): {'reached' if reached else 'not yet'}.",
-        "The whole board: python -m lab rules --rule FILE"])
+    yield ("Stretch goal (in each column as right as confident:0.9 but for two scenes, in at most "
+           f"{STRETCH} passes): {'reached' if reached else 'not yet'}.")
+    yield "The whole board: python -m lab rules --rule FILE"
