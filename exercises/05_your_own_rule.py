@@ -15,7 +15,7 @@ picture.
 Paper: confident decoding.
 Compare afterwards: `confident` in mini_dimple.py, and the files in rules/.
 Check: python -m exercises 5
-Board: python -m lab rules --rule exercises/05_your_own_rule.py
+Board: python -m lab rules --rule exercises/mine/05_your_own_rule.py
 """
 import torch
 

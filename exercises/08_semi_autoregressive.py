@@ -14,7 +14,7 @@ one, of the WHOLE window.
 Not part of Dimple: LLaDA (arXiv 2502.09992); Block Diffusion (arXiv 2503.09573) trains for blocks.
 Compare afterwards: rules/blocks.py.
 Check: python -m exercises 8
-Board: python -m lab rules --rule exercises/08_semi_autoregressive.py:16
+Board: python -m lab rules --rule exercises/mine/08_semi_autoregressive.py:16
 """
 import torch
 

@@ -12,13 +12,13 @@ Paper: its claims. Compare afterwards: docs/guide.md and docs/results.md.
 Check: python -m exercises 11
 """
 GUESS = {
-    # as usual
-    "confident:0.9": None,
-    # every position whose proposal has a probability above one half
-    "confident:0.5": None,
-    # the four most confident positions in each iteration: 12 iterations
-    "maskgit:4": None,
-    # four positions at random in each iteration
+    # every position whose proposal has a probability above 0.7
+    "confident:0.7": None,
+    # the two most confident positions in each of 24 iterations
+    "maskgit:2": None,
+    # the two leftmost ones in each of 24 iterations
+    "left_to_right:2": None,
+    # four positions at random in each of 12 iterations
     "random_order:4": None,
     # prefilling with a prefix that never saw the window
     "naive prefix": None,

@@ -16,7 +16,7 @@ No rule in rules/ does all this as it stands. What does the weak model do wrong?
 Not part of Dimple: ReMDM (arXiv 2503.00307) and WINO (arXiv 2507.18578) take tokens back.
 Compare afterwards: rules/remask.py, rules/remdm.py, rules/wino.py.
 Check: python -m exercises 15
-Board: python -m lab rules --rule exercises/15_three_models.py
+Board: python -m lab rules --rule exercises/mine/15_three_models.py
 """
 import torch
 

@@ -1,5 +1,6 @@
-"""Check your exercises, from the repository's folder: `python -m exercises` all of them, a line
-each; `python -m exercises 3` one, with its whole lesson or, once it passes, what it shows."""
+"""Check your exercises, in exercises/mine: `python -m exercises` all of them, a line each; `python -m
+exercises 3` one, with its whole lesson or, once it passes, what it shows. The first time, it copies
+them there."""
 import shutil
 import textwrap
 from pathlib import Path
@@ -10,6 +11,7 @@ from lab.shell import Parser, positive, script
 from rules import RuleError
 
 HERE = Path(__file__).parent
+MINE = HERE / "mine"  # git ignores it: what is solved there and what is pulled never conflict
 NAMES = {int(path.stem[:2]): path.stem for path in sorted(HERE.glob("[0-9]*.py"))}
 TIMEOUT_S = 120
 
@@ -22,11 +24,21 @@ def parse(argv=None):
     option("--timeout", type=positive, default=TIMEOUT_S, metavar="S",
            help="seconds that the check of one file may take (default: %(default)s)")
     where = parser.add_mutually_exclusive_group().add_argument
-    where("--folder", type=Path, default=HERE, metavar="DIR",
-          help="with the files to check (default: exercises, yours)")
+    where("--folder", type=Path, default=MINE, metavar="DIR",
+          help="with the files to check (default: exercises/mine, yours)")
     where("--answers", dest="folder", action="store_const", const=HERE / "answers",
           help="checks ours, in exercises/answers")
     return parser, parser.parse_args(argv)
+
+
+def begin():
+    """Copies the exercises that are not in `MINE` yet."""
+    MINE.mkdir(exist_ok=True)
+    new = [name for name in NAMES.values() if not (MINE / f"{name}.py").exists()]
+    for name in new:
+        shutil.copy(HERE / f"{name}.py", MINE)
+    if new:
+        print(f"{len(new)} exercises are new in exercises/mine: solve them there\n")
 
 
 def checked(path, timeout, quiet):
@@ -61,6 +73,8 @@ def main(argv=None):
     parser, args = parse(argv)
     if unknown := set(args.numbers) - set(NAMES):
         parser.error(f"{min(unknown)}: the exercises are 1 to {len(NAMES)}")
+    if args.folder == MINE:
+        begin()
     if not args.folder.is_dir():
         parser.error(f"--folder {args.folder}: there is no such folder")
     way, numbers = (in_full, args.numbers) if args.numbers else (in_a_line, NAMES)
@@ -68,7 +82,7 @@ def main(argv=None):
               for number in dict.fromkeys(numbers)}
     left = [number for number, passes in passed.items() if not passes]
     if len(passed) > 1:
-        own = left and args.folder == HERE
+        own = left and args.folder == MINE
         following = f"; next: python -m exercises {left[0]}" if own else ""
         print(f"{len(passed) - len(left)} of {len(passed)} pass{following}")
     if left:

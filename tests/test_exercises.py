@@ -149,8 +149,8 @@ MISTAKES = [
     ("10", "torch.cat([masked, ~masked])", "torch.cat([masked, masked])"),
     ("10", "response.masked_fill(masked, mask_id)",
      "response.masked_fill(masked.roll(len(masked) // 2, 0), mask_id)"),
-    ("11", "(15, 35)", "(90, 100)"),
-    ("11", "(15, 35)", "(0, 100)"),
+    ("11", "(30, 50)", "(90, 100)"),
+    ("11", "(30, 50)", "(0, 100)"),
     ("12", "odds * agreeing(", "agreeing("),
     ("12", "odds * agreeing(captions, tokens, mask_id)", "odds"),
     ("12", AGREES, "(captions == tokens).any(1) | (tokens == mask_id).all()"),
@@ -186,6 +186,28 @@ def test_a_mistake_fails(number, old, new, check):
     assert source.count(old) == 1, "the mistake must be made in one place"
     passes, text = check(number, source.replace(old, new))
     assert not passes and "Error: " not in text, text
+
+
+@pytest.mark.parametrize("number, old, new, hint", [
+    ("04", "commit = torch.where(commit.any(1, keepdim=True), commit, best)",
+     "rows = (~commit.any(1)).nonzero()[:, 0]; commit[rows, top[rows, 0]] = True",
+     "is for examples that still have a"),
+    ("13", "probs = torch.zeros(len(captions)).index_add(0, outcome, weight / weight.sum())",
+     "probs = torch.zeros(len(captions)).index_add(0, outcome, weight)", "divide by their sum")])
+def test_a_mistake_is_told_by_its_name(number, old, new, hint, check):
+    source = answer(number)
+    assert source.count(old) == 1
+    passes, text = check(number, source.replace(old, new))
+    assert not passes and hint in " ".join(text.split())
+
+
+@pytest.mark.slow
+def test_exercise_15_has_a_hint_for_each_model(check):
+    careful = "def rule(step):\n    return step.confidence > 0.99\n"
+    for source, hint in ((careful, "is sure at once"),
+                         (answer("15").replace("sure=0.6", "sure=0.99"), "lets them go")):
+        passes, text = check("15", source)
+        assert not passes and hint in text
 
 
 @pytest.mark.slow
@@ -371,9 +393,15 @@ def test_one_exercise_comes_with_its_whole_lesson_or_what_it_shows(desk, capfd):
     assert ran(10, "--folder", desk) == 0 and "two drawn apart" in capfd.readouterr().out
 
 
-def test_yours_are_those_in_exercises_and_ours_those_of_answers(desk, capfd):
+def test_yours_are_copies_that_stay_and_ours_those_of_answers(desk, capfd, monkeypatch):
+    monkeypatch.setattr(runner, "MINE", desk / "mine")
     assert ran() == 1
-    assert capfd.readouterr().out.endswith("0 of 2 pass; next: python -m exercises 1\n")
+    out = capfd.readouterr().out
+    assert out.startswith("2 exercises are new in exercises/mine")
+    assert out.endswith("0 of 2 pass; next: python -m exercises 1\n")
+    (desk / "mine" / f"{NAMES['10']}.py").write_text(answer("10"))
+    assert ran() == 1
+    assert capfd.readouterr().out.endswith("1 of 2 pass; next: python -m exercises 1\n")
     assert ran("--answers") == 0 and capfd.readouterr().out.endswith("2 of 2 pass\n")
 
 

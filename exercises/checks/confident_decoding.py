@@ -18,6 +18,15 @@ def run(solution, images, prompt, window, threshold, temperature=0.0):
     teach(not (tokens == MASK).any(), "There are [MASK]s left in the tokens.")
     teach(torch.equal(tokens.where(window != MASK, MASK), window),
           "Tokens that were given in the window have changed: commit masked positions only.")
+    for before, after in zip(model.windows, [*model.windows[1:], tokens]):
+        if before.shape == after.shape:
+            changed = (before != MASK) & (after != MASK) & (after != before)
+            rows = changed.any(1).nonzero()[:, 0].tolist()
+            teach(not rows, f"In example(s) {rows} a token that was committed is written over by "
+                  "another: "
+                  + ("the fallback, the most confident position, is for examples that still have a "
+                     "[MASK]." if not (before[rows] == MASK).any() else "commit masked positions "
+                     "only."))
     return tokens, iterations.long(), model.windows
 
 

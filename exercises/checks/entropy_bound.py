@@ -12,17 +12,17 @@ ODDS = toy.WORDINGS["two"][0]
 BESIDE = 0.002  # nats: how far below and above the reader's number
 
 
-def entropy(some, places, weight):
+def entropy(some, places, weight, total=None):
     """Of the captions' joint distribution at `places`, in nats."""
     _, outcome = some.captions[:, places].unique(dim=0, return_inverse=True)
-    weight = (weight / weight.sum()).double()
+    weight = (weight / (total or weight.sum())).double()
     probs = torch.zeros_like(weight).index_add(0, outcome, weight)
     return torch.special.entr(probs).sum().item()
 
 
-def error_and_bound(some, places, weight):
-    single = [entropy(some, [place], weight) for place in places]
-    return sum(single) - entropy(some, places, weight), sum(single) - max(single)
+def error_and_bound(some, places, weight, total=None):
+    single = [entropy(some, [place], weight, total) for place in places]
+    return sum(single) - entropy(some, places, weight, total), sum(single) - max(single)
 
 
 def mistaken(some, tokens, places):
@@ -36,6 +36,8 @@ def mistaken(some, tokens, places):
         "That is in bits: take the natural logarithm.": (error / math.log(2), bound / math.log(2)),
         "Leave out the captions that disagree with what is committed.":
             error_and_bound(some, places, some.odds),
+        "The odds of the captions that agree with what is committed must add up to 1: divide by "
+        "their sum.": error_and_bound(some, places, weight, 1),
         "All captions that agree count the same in yours; use their odds.":
             error_and_bound(some, places, agrees.float()),
         "Captions that are alike at the places are one outcome: add up their odds first.":

@@ -77,4 +77,5 @@ def show(solution):
         yield f"{name:9s} {in_words(ids[0], ids[0], TOKENIZER)}"
     drawn = " ".join(f"{t:.2f}" for t in solution.draw_t(8))
     yield f"A batch of eight, by your draw_t: t = {drawn}"
+    yield "What is restored may be another right caption than the one that was noised."
     yield "Which of its words could the model know at t = 0.9, and which could it only guess?"

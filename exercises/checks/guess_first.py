@@ -27,17 +27,18 @@ def wrong_colour():
 
 right = lambda way: graded(way, SOME).right
 QUESTIONS = {  # name -> which captions are right, what to read in the answer
-    "confident:0.9": (
-        lambda: measured("confident:0.9", N).right,
-        "What the picture leaves open is settled one choice at a time."),
-    "confident:0.5": (
-        lambda: measured("confident:0.5", N).right,
-        "An object's two wordings are nearly as good. One just passes one half at several places, "
-        "and not the same one everywhere: they mix. Deeper: python -m lab claims confident"),
-    "maskgit:4": (
-        lambda: measured("maskgit:4", N).right,
-        "A count leaves all that is undecided to the last iterations, where the openings mix. "
-        "Deeper: python -m lab rules"),
+    "confident:0.7": (
+        lambda: measured("confident:0.7", N).right,
+        "Two wordings have odds of 0.55 and 0.45: what exceeds 0.7 is no choice between them. "
+        "Deeper: python -m lab claims confident"),
+    "maskgit:2": (
+        lambda: measured("maskgit:2", N).right,
+        "The surest first: what is undecided waits, and of the last few choices two seldom "
+        "depend on each other. Deeper: python -m lab rules"),
+    "left_to_right:2": (
+        lambda: measured("left_to_right:2", N).right,
+        "Neighbours depend on each other most: two words of one opening or one phrase are drawn "
+        "apart, and mix. Deeper: python -m lab rules"),
     "random_order:4": (
         lambda: measured("random_order:4", N).right,
         "Undecided words are spread over the iterations, so that they seldom meet. Deeper: python "
@@ -81,4 +82,4 @@ def show(solution):
     yield f"{'':32s} you guessed    measured ({N} scenes)"
     for question, (low, high) in solution.GUESS.items():
         yield f"{question:32s} {low:>6.0f} to {f'{high:.0f}%':5s} {share(question):>11.0f}%"
-    yield "Both fixed counts take 12 iterations. Why is the careful one the worse?"
+    yield "Two rules commit two tokens in each of 24 iterations. Why is one so much worse?"

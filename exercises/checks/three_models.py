@@ -12,6 +12,13 @@ TOO_FEW = {
                "the perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
     "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure. "
             "step.probs has the committed positions, too: take back what has become improbable."}
+TOO_MANY = {
+    "exact": "What is sure of the perfect model is sure at once. One open choice may go with it in "
+             "the same pass.",
+    "trained": "A trained model's sure words are not at 1. Which threshold lets them go, while a "
+               "word with odds of 0.55 to 0.45 waits?",
+    "weak": "An unsure model seldom exceeds a high threshold. Commit from a lower one, since a "
+            "later pass can take back."}
 
 
 def three_models(solution):
@@ -28,8 +35,8 @@ def three_models(solution):
         more = sum(sum(one.right) - sum(other.right) for one, other in zip(mine, theirs))
         teach(more >= (MORE if block == "weak" else -FEWER), said + TOO_FEW[block])
         passes = mean([mean(found.passes) for found in mine])
-        teach(passes <= MOST, said + f"{passes:.2f} passes on average, more than {MOST}. One open "
-              "choice may go with all that is sure. (step.look is a pass, too.)")
+        teach(passes <= MOST, said + f"{passes:.2f} passes on average, more than {MOST}. "
+              + TOO_MANY[block] + " (step.look is a pass, too.)")
 
 
 CHECKS = [three_models]
