@@ -152,10 +152,11 @@ def refused_by(main):
 # ---------------------------------------------------------------- for tests that train
 
 def hurry(patch):
-    """Few examples in small batches; checkpoints every 5 steps, the loss above its floor every
-    10."""
+    """A small model, few examples in small batches; checkpoints every 5 steps, the loss above its
+    floor every 10."""
     import lab.run
     import train
+    patch.setitem(train.PRESETS["tiny"], "config", dict(vit_width=32, width=64, layers=2, heads=2))
     patch.setitem(train.PRESETS["tiny"], "batch_size", 8)
     patch.setitem(train.PRESETS["tiny"], "examples", 200)
     patch.setattr(lab.run, "SAVE_EVERY", 5)
