@@ -22,9 +22,8 @@ def environment(**changes):
     return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **changes}
 
 
-@pytest.mark.parametrize("words", [["sample.py"], ["-m", "lab", "rules", "--help"]])
-def test_a_reader_who_leaves_ends_the_script_without_a_word(words):
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment(),
+def test_a_reader_who_leaves_ends_the_script_without_a_word():
+    process = subprocess.Popen([sys.executable, "sample.py"], cwd=ROOT, env=environment(),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141
@@ -62,12 +61,22 @@ def test_a_terminal_that_cannot_show_a_name(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch, capsys):
-    def pressed(*words, **options):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(Dimple, "logits", pressed)
-    for main, words in ((sample.main, ["--checkpoint", SHIPPED]),
-                        (lab, ["rules", "--scenes", 2, "--picture", tmp_path / "x.png"])):
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+@pytest.mark.parametrize("main, words", [
+    (sample.main, ["--checkpoint", SHIPPED]), (train.main, WORDS),
+    (lab, ["rules", "--scenes", 2, "--picture", "x.png"])], ids=["sample", "train", "lab"])
+def test_ctrl_c_is_no_traceback_but_a_mistake_in_the_model_is(main, words, tmp_path, quick,
+                                                              monkeypatch, capsys):
+    """Also a mistake of a kind that is one line where options and files make it."""
+    monkeypatch.chdir(tmp_path)
+    error = KeyboardInterrupt()
+
+    def broken(*words, **options):
+        raise error
+    monkeypatch.setattr(Dimple, "transformer", broken)
+    words = [str(word) for word in words]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+    error = ValueError("my mistake")
+    with pytest.raises(ValueError, match="my mistake"):
+        main([*words, *["--overwrite"] * (main is train.main)])

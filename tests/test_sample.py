@@ -1,5 +1,4 @@
 """sample.py: what it prints, and one clear line for every mistake."""
-import random
 import re
 
 import pytest
@@ -136,40 +135,26 @@ def test_what_a_rule_does_is_said(trained, capsys, tmp_path):
     assert "2 passes for" in out and len(lines) == 1
 
 
-def test_a_look_by_name_and_from_a_file(trained, capsys, tmp_path):
+def test_a_look_by_name_and_from_a_file_and_files_that_fail(trained, capsys, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("from mini_dimple import full as look")
     words = ["--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12,
              "--rule", "confident:0.9", "--rule", "maskgit:3", "--look"]
     assert shown(capsys, *words, "full") == shown(capsys, *words, mine), "one look for each rule"
-    mine.write_text("def look(model, images, prompt):\n    return 1 / 0")
-    assert "mine.py, line 2, `return 1 / 0`: ZeroDivisionError" in refused(capsys, *words, mine)
-
-
-def test_a_rule_that_fails_is_one_line_a_model_that_fails_is_not(
-        trained, capsys, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def rule(step):\n    return step.masked[5]")
-    words = ["--checkpoint", trained / "d.pt", "--rule", tmp_path / "mine.py"]
-    err = refused(capsys, *words)
-    assert "'mine'" in err and "line 2, `return step.masked[5]`: IndexError" in err
-
-    def broken(*rest, **options):
-        raise ValueError("my mistake")
-    monkeypatch.setattr(Dimple, "logits", broken)
-    with pytest.raises(ValueError, match="my mistake"):
-        shown(capsys, *words)
+    for kind, argument in (("look", "model, images, prompt"), ("rule", "step")):
+        mine.write_text(f"def {kind}({argument}):\n    return 1 / 0")
+        err = refused(capsys, *words[:6], f"--{kind}", mine)
+        assert "line 2, `return 1 / 0`: ZeroDivisionError" in err and "mine" in err
 
 
 def test_a_prior_is_kept_to_the_letter(trained, capsys):
-    rng = random.Random(0)
-    words = "there is a large red circle at the top left, and <eos> <mask> naïve 日本".split()
-    for case in range(6):
-        prior = " ".join(rng.choice(words + ["_"] * 6) for _ in range(rng.randint(1, 9)))
-        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", case, "--prior", prior,
-                    "--temperature", rng.choice([0, 1.5]))
+    prior = "there is a naïve 日本 <mask>, and _ _ <eos> at the left"
+    for heat in (0, 1.5):
+        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--prior", prior,
+                    "--temperature", heat)
         caption = re.search(r"caption:    (.*?)\n(?:grade|\n)", out, re.S)[1]
-        pattern = ".*?".join(re.escape(part) for part in re.split(r"\s*_", prior))
-        assert re.match(pattern, caption, re.S), (prior, caption)
+        first, last = prior.split(" _ _ ")
+        assert caption.startswith(first) and f" {last}" in caption
 
 
 CONFIG = Config(vocab_size=400, eos_id=398, mask_id=399)
@@ -181,7 +166,7 @@ def test_windows_from_priors():
     for prior, window in (("", [M, M, M]), ("a _ circle", [*ids("a"), M, *ids(" circle"), M]),
                           ("_ _ at", [M, M, *ids(" at")]), ("__", [M, M]), ("a red", ids("a red"))):
         assert sample.make_window(prior, len(window), CONFIG, tokenizer).tolist() == [window]
-    with pytest.raises(ValueError, match="at least the 4 tokens of the --prior"):
+    with pytest.raises(ValueError, match="4 tokens of the --prior"):
         sample.make_window("a red circle _", 3, CONFIG, tokenizer)
 
 
@@ -193,14 +178,10 @@ def test_an_ar_checkpoint_decodes_left_to_right(trained, capsys):
 
 
 @pytest.mark.parametrize("words, named", [
-    (["--rule", "other"], "--rule other"), (["--look", "other"], "--look other"),
-    (["--length", "0"], "--length"), (["--length", "100000000"], "--length"),
-    (["--length", "2", "--prior", "a red circle"], "--prior"),
-    (["--temperature", "-1"], "--temperature"), (["--temperature", "inf"], "--temperature"),
+    (["--rule", "other"], "--rule other"), (["--length", "100000000"], "--length"),
+    (["--length", "2", "--prior", "a red circle"], "--prior"), (["--temperature", "inf"], "inf"),
     (["--prompt", "what is it?"], "--prompt"), (["--prompt", ""], "--prompt"),
-    (["--image", "none.png"], "none.png"), (["--image", __file__], "JPEG"),
-    (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"),
-    (["--checkpoint", "none.pt"], "none.pt"), (["--checkpoint", __file__], "damaged")])
+    (["--image", __file__], __file__), (["--checkpoint", "none.pt"], "none.pt")])
 def test_bad_options_and_files(trained, capsys, words, named):
     assert named in refused(capsys, "--checkpoint", trained / "d.pt", *words)
 
@@ -223,8 +204,3 @@ def test_weights_say_what_they_can_see(trained, capsys, tmp_path):
         assert err.count("\n") == err.count("docs/pictures.md") == said
         assert ("photo.jpg" in out) == bool(words) and ("grade" in out) == (not words)
     assert "--image" in refused(capsys, "--checkpoint", trained / "own.pt")
-
-
-def test_cuda_without_cuda(trained, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda" in refused(capsys, "--checkpoint", trained / "d.pt", "--device", "cuda")
