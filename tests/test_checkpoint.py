@@ -45,8 +45,7 @@ def test_what_is_saved_is_loaded(tmp_path, model, tokenizer, kind):
     assert [file.name for file in tmp_path.iterdir()] == ["c.pt"]
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"half", [1, 2], {"model": torch.ones(2)},
-                                     {"format": Tokenizer}], ids=str)
+@pytest.mark.parametrize("content", [b"", b"half", [1, 2], {"format": Tokenizer}], ids=str)
 def test_damaged_and_foreign_files(path, content):
     """Code in a file is not run."""
     if content == b"half":
@@ -57,12 +56,6 @@ def test_damaged_and_foreign_files(path, content):
         torch.save(content, path)
     with pytest.raises(ValueError, match=f"{path}: damaged"):
         load(path)
-
-
-def test_files_that_cannot_be_read(tmp_path):
-    for path, kind in ((tmp_path / "none.pt", FileNotFoundError), (tmp_path, IsADirectoryError)):
-        with pytest.raises(kind, match=str(path)):
-            load(path)
 
 
 def spoilt(weights):

@@ -59,15 +59,6 @@ def cell_boxes(n):
     return [(220 + x, 42 + y) for x, y in map(drawing.place_of, range(n))]
 
 
-def ink(image, box):
-    """How many pixels of a cell, its border left out, differ from its paper."""
-    left, top = box
-    inside = image.crop((left + 4, top + 4, left + drawing.CELL_PX[0] - 4,
-                         top + drawing.CELL_PX[1] - 4))
-    counts = sorted(n for n, _ in inside.getcolors(10_000))
-    return sum(counts[:-1])
-
-
 def colours(image):
     return {colour for _, colour in image.getcolors(image.width * image.height)}
 
@@ -105,17 +96,6 @@ def test_states_and_confidence_have_their_colours(tmp_path):
     assert darkness == sorted(set(darkness)), "the surer, the stronger"
     left, top = cell_boxes(13)[-1]
     assert shot.getpixel((left + 1, top + 17)) != drawing.REASONS["rule"], "new only once"
-
-
-def test_what_waits_shows_its_words(tmp_path):
-    """Nothing, a sure word, and one with a runner-up: each has more ink than the one before. A
-    committed token of white space alone waits no longer."""
-    one, sure, torn = [["cat", 1]], [["cat", 1], ["dog", 0.001]], [["cat", 0.6], ["dog", 0.4]]
-    first, second = drawn(tmp_path, one_iteration([None] * 4 + [""],
-                                                  likeliest=[[], one, sure, torn, torn]))[0]
-    nothing, alone, surely, two, committed = (ink(second, box) for box in cell_boxes(5))
-    assert nothing == committed == 0 < alone == surely < two
-    assert not any(ink(first, box) for box in cell_boxes(5)), "before the first pass"
 
 
 def test_each_reason_has_its_outline(tmp_path):
@@ -158,11 +138,10 @@ def test_any_text_can_be_drawn(tmp_path):
 
 
 def test_a_failure_leaves_the_old_file_alone(tmp_path, monkeypatch):
-    (tmp_path / "x.gif").write_text("old")
-
     def fail(self, file, *args, **options):
         file.write(b"half")
         raise OSError("disk full")
+    (tmp_path / "x.gif").write_text("old")
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(OSError, match="disk full"):
         save_decoding(tmp_path / "x.gif", PICTURE, [made(WORDS, 2)])

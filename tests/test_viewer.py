@@ -11,12 +11,11 @@ import torch
 from conftest import EOS, MASK, missing, random_model, refused_by
 from PIL import Image
 
-from data import DESCRIBE, pad_prompts, toy
 from lab.__main__ import main as lab
-from lab.checkpoint import SHIPPED, SHIPPED_AR, load
+from lab.checkpoint import SHIPPED, SHIPPED_AR
 from lab.trace import Trace, counting, told
 from lab.viewer import PAGE, save_viewer
-from mini_dimple import confident, decode, full, prefilled
+from mini_dimple import decode, full
 from sample import main as sample
 
 DOCS = Path(__file__).parent.parent / "docs" / "viewer.md"
@@ -45,10 +44,13 @@ def any_rule(step):
     return tokens
 
 
-def test_a_run_tells_what_the_decoding_did():
+@pytest.mark.parametrize("rule, limit, reasons", [
+    (any_rule, 99, {"rule", "at least one", "taken back"}),
+    (lambda step: step.masked, 9, {"rule"}), (lambda step: step.masked & False, 1, {"limit"})])
+def test_a_run_tells_what_the_decoding_did(rule, limit, reasons):
     model, window = random_model(0), torch.full((1, 8), MASK)
     window[0, 3] = 5
-    windows, probs = [], []
+    windows, probs = [window[0].tolist()], []
 
     def noted(tokens, state):
         logits, state = full(model, *INPUTS)(tokens, state)
@@ -60,43 +62,29 @@ def test_a_run_tells_what_the_decoding_did():
         trace(step, tokens)
     with counting(model) as positions:
         trace = Trace(window, positions)
-        out = decode(noted, window, model.config, any_rule, watch=watch)
+        out = decode(noted, window, model.config, rule, watch=watch, limit=limit)
     run = told("any", window[0], trace, Letters(), caption="abc")
     text = lambda token: {MASK: None, EOS: "<eos>"}.get(token, chr(97 + token))
     assert run["window"] == [None] * 3 + ["f"] + [None] * 4 and run["caption"] == "abc"
-    assert [it["tokens"] for it in run["iterations"]] == [[*map(text, w)] for w in windows]
     assert sum(it["passes"] for it in run["iterations"]) == out.passes.item() == len(probs)
-    before, backs = window[0].tolist(), 0
-    for iteration, now, p in zip(run["iterations"], windows, probs):
+    for iteration, before, now, p in zip(run["iterations"], windows, windows[1:], probs):
         W = len(before)
-        olds = before + [MASK] * (len(now) - W)
-        for old, new, why in zip(olds, now, iteration["why"], strict=True):
+        assert iteration["tokens"] == [*map(text, now)]
+        for old, new, why in zip(before + [MASK] * (len(now) - W), now, iteration["why"],
+                                 strict=True):
             assert (why is None) == (new == old)
             assert (why == "taken back") == (old != MASK and new == MASK)
-            backs += why == "taken back"
         best, ids = p.topk(10)
         for i in range(W):
             wanted = [(text(token), pytest.approx(share, abs=1e-4))
                       for token, share in zip(ids[i].tolist(), best[i].tolist()) if share > 5e-5]
             assert [tuple(pair) for pair in iteration["likeliest"][i]] == wanted
-            if olds[i] == MASK and now[i] != MASK:
+            if before[i] == MASK and now[i] != MASK:
                 assert iteration["confidence"][i] == pytest.approx(best[i, 0].item(), abs=1e-4)
         assert iteration["likeliest"][W:] == [[]] * (len(now) - W)
         assert iteration["tokens_computed"] == 4 + 3 + W, "picture, prompt, window"
-        before = now
-    assert backs == 1 and len(before) == 10
-
-
-@pytest.mark.parametrize("rule, limit, reasons", [
-    (lambda step: step.masked, 9, {"rule"}),
-    (lambda step: step.masked & False, 9, {"at least one"}),
-    (lambda step: step.masked & False, 1, {"limit"})])
-def test_reasons_are_told(rule, limit, reasons):
-    model, window = random_model(1), torch.full((1, 6), MASK)
-    trace = Trace(window)
-    decode(full(model, *INPUTS), window, model.config, rule, watch=trace, limit=limit)
-    iterations = told("", window[0], trace, Letters())["iterations"]
-    assert {why for iteration in iterations for why in iteration["why"] if why} == reasons
+    whys = {why for iteration in run["iterations"] for why in iteration["why"] if why}
+    assert whys == reasons
 
 
 @pytest.mark.parametrize("changes, said", [
@@ -216,34 +204,25 @@ def test_it_opens_without_errors_or_network(chromium, shown):
 
 
 def test_cells_show_what_the_decoding_did(chromium, shown):
-    """Against the decoding itself, done here again."""
-    model, tokenizer, origin = load(SHIPPED)
-    split = toy.examples(toy.of(origin), 1, 9, held_out=True, instruction=DESCRIBE)
-    prompts = pad_prompts([DESCRIBE], tokenizer, model.config.prompt_tokens)
-    window, seen = torch.full((1, model.config.window), tokenizer.mask_id), []
-    decode(prefilled(model, split.images, prompts), window, model.config, confident(0.9),
-           watch=lambda step, tokens: seen.append(
-               [x[0].tolist() for x in (step.tokens, tokens, step.proposal, step.confidence)]))
-    page = Page(chromium, shown[0])
+    page, run = Page(chromium, shown[0]), shown[1]["runs"][0]
     assert all(classes == ["masked"] and words == [] for classes, words, _ in page.cells())
-    word = lambda token: "<eos>" if token == tokenizer.eos_id else tokenizer.decode([token]).strip()
-    for k, (before, tokens, proposal, confidence) in enumerate(seen, 1):
+    for k, iteration in enumerate(run["iterations"], 1):
         page.press("ARROW_RIGHT")
-        cells, committed = page.cells(), [i for i, old in enumerate(before) if old != tokens[i]]
-        by_rule = confidence[committed[0]] > 0.9
+        cells, tokens = page.cells(), iteration["tokens"]
+        committed = [why for why in iteration["why"] if why]
         for classes, words, i in cells:
-            if tokens[i] == tokenizer.mask_id:
-                assert classes == ["masked"] and words[0] == word(proposal[i]) and len(words) <= 3
+            if tokens[i] is None:
+                likeliest = iteration["likeliest"][i]
+                assert classes == ["masked"] and words[0] == likeliest[0][0] and len(words) <= 3
             else:
-                new = ["rule" if by_rule else "one"] if i in committed else []
-                assert words == word(tokens[i]) and classes == ["committed", *new]
+                new = {"rule": ["rule"], "at least one": ["one"], None: []}[iteration["why"][i]]
+                assert words == tokens[i] and classes == ["committed", *new]
         end = cells[-1][2]
-        assert set(tokens[end:]) == {tokenizer.eos_id}, "the last cell stands for all EOS"
+        assert set(tokens[end:]) == {"<eos>"}, "the last cell stands for all EOS"
         assert f"× {len(tokens) - end}" in page.all(".run:first-child .cell")[-1].text
-        why = "rule" if by_rule else "at least one"
-        assert f"{len(committed)} committed ({why})" in page.texts(".changed")[0]
-        assert f"iteration {k} of {len(seen)}, {k} pass" in page.texts(".stats")[0]
-    assert f"“{shown[1]['runs'][0]['caption']}” fully right" == page.texts(".caption")[0]
+        assert f"{len(committed)} committed ({committed[0]})" in page.texts(".changed")[0]
+        assert f"iteration {k} of {len(run['iterations'])}, {k} pass" in page.texts(".stats")[0]
+    assert f"“{run['caption']}” fully right" == page.texts(".caption")[0]
 
 
 def test_keys_slider_and_play(chromium, shown):
