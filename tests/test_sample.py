@@ -51,20 +51,15 @@ def test_caption_trace_and_count(trained, capsys):
 
 
 def test_the_grade_says_what_is_wrong():
-    """By what the weights were trained on: a caption in another order is right where any is."""
-    for order in toy.ORDERS:
-        board = toy.TOYS["tiny"]._replace(order=order)
-        split = toy.examples(board, 1, 5, held_out=True, instruction=toy.DESCRIBE)
-        scene, = split.scenes
-        told = toy.caption(scene[::-1], board, toy.OPENINGS[0], "at", [0] * len(scene))
-        worth = sample.grade(told, True, toy.DESCRIBE, split, board)
-        assert (worth == "fully right") == (order == "free") and len(scene) > 1
+    board = toy.TOYS["tiny"]
+    split = toy.examples(board, 1, 5, held_out=True, instruction=toy.DESCRIBE)
+    text, = split.texts
     for caption, ended, prompt, worth in (
-            (told[:20], False, toy.DESCRIBE, "wrong (no end); one right answer: "),
-            ("we see", True, toy.DESCRIBE, "wrong (opening); one right answer: "),
-            (split.texts[0], True, toy.DESCRIBE, "fully right"),
-            ("nine shapes", True, toy.COUNT, "wrong (wrong number); one right answer: ")):
-        assert sample.grade(caption, ended, prompt, split, board).startswith(worth)
+            (text, True, toy.DESCRIBE, "fully right"), ("we see", True, toy.DESCRIBE, "opening"),
+            (text[:20], False, toy.DESCRIBE, "no end"),
+            ("nine shapes", True, toy.COUNT, "wrong number")):
+        found = sample.grade(caption, ended, prompt, split, board)
+        assert worth in found and (caption == text) != (text in found)
     assert sample.grade("red", True, "which colour?", split, board) is None
 
 
