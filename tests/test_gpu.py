@@ -104,14 +104,12 @@ def test_muon_in_this_devices_precision():
     assert (exact - here).norm() <= 0.02 * exact.norm()
 
 
-@pytest.mark.slow
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):
-    words, found = ["--evaluate", "4", "--ar-steps", "6", "--diffusion-steps", "8"], []
-    calls, real = [], train.schedule
+    words = ["--evaluate", "4", "--ar-steps", "6", "--diffusion-steps", "8"]
+    steps, real = iter(range(99)), train.schedule
 
     def stopping(*rest):
-        calls.append(rest)
-        if len(calls) > 8:
+        if next(steps) == 8:
             raise KeyboardInterrupt
         return real(*rest)
     train.main([*words, "--out", str(tmp_path / "whole")])
@@ -119,11 +117,10 @@ def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypa
         changed.setattr(train, "schedule", stopping)
         train.main([*words, "--out", str(tmp_path / "o")])
     train.main(["--resume", "--out", str(tmp_path / "o")])
-    for out in ("whole", "o"):
-        lines = (tmp_path / out / "log.csv").read_text().splitlines()[1:]
-        found.append([float(line.split(",")[2]) for line in lines])
+    logs = [(tmp_path / out / "log.csv").read_text().splitlines()[1:] for out in ("whole", "o")]
+    whole, resumed = [[float(line.split(",")[2]) for line in log] for log in logs]
     # bit for bit only on the CPU
-    assert len(found[0]) == 14 and found[1] == pytest.approx(found[0], rel=0.02)
+    assert len(whole) == 14 and resumed == pytest.approx(whole, rel=0.02)
     path = tmp_path / "o" / "mini_dimple.pt"
     for weight in load(path).model.parameters():
         assert weight.device.type == "cpu" and weight.dtype == torch.float32

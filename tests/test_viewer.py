@@ -246,17 +246,12 @@ def test_keys_slider_and_play(chromium, shown):
     page.press("SPACE")
     page.wait(lambda: page.texts("#play") == ["play"])
     assert at(last) and page.errors() == [], "it plays to the end, and stops"
-
-
-def test_runs_go_in_step_and_stay_when_finished(chromium, shown):
-    page = Page(chromium, shown[0])
-    page.press("END")
     lengths = [len(run["iterations"]) for run in shown[1]["runs"]]
     assert len(set(lengths)) > 1
-    for r, (length, stats) in enumerate(zip(lengths, page.texts(".stats"))):
-        assert stats.startswith(f"iteration {length} of {length},")
+    for r, (length, stats) in enumerate(zip(lengths, page.texts(".stats"), strict=True)):
+        assert stats.startswith(f"iteration {length} of {length},"), "in step, to its own end"
         news = [classes for classes, *_ in page.cells(r) if len(classes) > 1]
-        assert bool(news) == (length == max(lengths)), "no longer new once finished"
+        assert bool(news) == (length == last), "no longer new once finished"
 
 
 def test_the_top_ten_at_the_same_place_in_all_runs(chromium, shown):
