@@ -8,6 +8,7 @@ import torch
 from lab.evaluate import Floor
 from lab.trace import Trace
 from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
+from tokenizer import Tokenizer
 
 EOS, MASK, VOCAB = 18, 19, 20
 
@@ -166,3 +167,13 @@ def hurry(patch):
 @pytest.fixture
 def quick(monkeypatch):
     hurry(monkeypatch)
+
+
+# ---------------------------------------------------------------- for tests of checkpoints
+
+def untrained(texts):
+    """A small model of random weights, and a tokenizer that knows these texts."""
+    tokenizer = Tokenizer.train([*texts] * 2)
+    torch.manual_seed(0)
+    return Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
+                         vit_width=32, layers=1)), tokenizer

@@ -2,14 +2,13 @@
 import re
 
 import pytest
-import torch
-from conftest import refused_by
+from conftest import refused_by, untrained
 from PIL import Image
 
 import sample
 from data import toy
 from lab.checkpoint import SHIPPED, load, save
-from mini_dimple import Config, Dimple
+from mini_dimple import Config
 from tokenizer import Tokenizer
 
 
@@ -19,10 +18,7 @@ def trained(tmp_path_factory):
     depend on training."""
     folder = tmp_path_factory.mktemp("checkpoints")
     split = toy.examples(toy.TOYS["tiny"], 300, 0, held_out=False)
-    tokenizer = Tokenizer.train(split.texts + split.prompts)
-    torch.manual_seed(0)
-    model = Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
-                          vit_width=32, layers=1, vit_layers=1))
+    model, tokenizer = untrained(split.texts + split.prompts)
     for name, phase, trained_on in (("d", "diffusion", "tiny"), ("ar", "ar", "tiny"),
                                     ("own", "diffusion", "pictures")):
         origin = dict(phase=phase, trained_on=trained_on, prompt=toy.DESCRIBE)
