@@ -78,12 +78,7 @@ def test_which_files_a_folder_has(tmp_path, monkeypatch, capsys):
 
 FILES = {  # what they do -> what is said of them; None: as good as GOOD
     "prints": (RULE + "    print('x' * 10**6)\n" + GOOD, None),
-    "writes": (RULE + "    step.probs.fill_(0), step.logits.fill_(0)\n" + GOOD, None),
-    "threads": ("import threading, time\n"
-                "threading.Thread(target=lambda: time.sleep(999)).start()\n" + RULE + GOOD, None),
     "leaves": ("import os\n" + RULE + "    os._exit(7)\n", "exit code 7: on exact, greedy"),
-    "third": (RULE + "    if step.iteration == 2:\n        return 1 / 0\n" + GOOD,
-              "line 3, `return 1 / 0`: ZeroDivisionError"),
     "syntax": ("def rule(step", "SyntaxError"),
     "loops": (RULE + "    while True:\n        pass\n", "iteration 1 of at most 96; in line"),
 }
@@ -106,8 +101,6 @@ def test_whatever_they_do_the_others_have_their_rows(tmp_path, capsys):
         assert f"{path}: {errors.get(path, 'measured')}" in said.err
     stays = figures(rows, folder / "stays.py")
     assert all(row["passes"] == 96 and row["right"] == 0 for row in stays.values()), "to the limit"
-    with open(tmp_path / "f.csv", newline="") as file:
-        assert [row["rule"] for row in csv.DictReader(file)] == [row["rule"] for row in rows]
     table = said.out.split("\n\n")[1].splitlines()  # yours: the best first, those that failed last
     order = [next(name for name in (*FILES, "good", "stays", "mine") if f"{name}.py" in line)
              for line in table[2:]]
