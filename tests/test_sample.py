@@ -116,6 +116,8 @@ def test_what_a_rule_does_is_said(trained, capsys, tmp_path):
     assert lengths[:3] == [7, 7, 5] and lengths[-1] == 5
     out, _ = decoded("def rule(step): return step.tokens")
     assert "96 passes for" in out and "its last one committed 4 tokens" in out
+    out, _ = decoded("def rule(step): return step.tokens * 0 + step.eos_id")
+    assert "1 passes for 1 response tokens" in out
 
 
 def test_a_look_by_name_and_from_a_file_and_files_that_fail(trained, capsys, tmp_path):
