@@ -105,7 +105,7 @@ def test_muon_in_this_devices_precision():
 
 
 def test_a_run_resumes_and_its_weights_load_on_the_cpu(tmp_path, quick, monkeypatch):
-    words = ["--evaluate", "4", "--ar-steps", "6", "--diffusion-steps", "8"]
+    words = ["--evaluate", "1", "--ar-steps", "6", "--diffusion-steps", "8"]
     steps, real = iter(range(99)), train.schedule
 
     def stopping(*rest):
