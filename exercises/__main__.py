@@ -1,6 +1,6 @@
-"""Check your exercises, in exercises/mine: `python -m exercises` all of them, a line each; `python -m
-exercises 3` one, with its whole lesson or, once it passes, what it shows. The first time, it copies
-them there."""
+"""Check your exercises, in exercises/mine: `python -m exercises` all of them, a line each;
+`python -m exercises 3` one, with its whole lesson or, once it passes, what it shows. The first time
+it copies them there."""
 import shutil
 import textwrap
 from pathlib import Path

@@ -8,6 +8,7 @@ import torch
 from lab.evaluate import Floor
 from lab.trace import Trace
 from mini_dimple import Config, Dimple, Step, confident, decode, prefilled
+from tokenizer import Tokenizer
 
 EOS, MASK, VOCAB = 18, 19, 20
 
@@ -152,10 +153,11 @@ def refused_by(main):
 # ---------------------------------------------------------------- for tests that train
 
 def hurry(patch):
-    """Few examples in small batches; checkpoints every 5 steps, the loss above its floor every
-    10."""
+    """A small model, few examples in small batches; checkpoints every 5 steps, the loss above its
+    floor every 10."""
     import lab.run
     import train
+    patch.setitem(train.PRESETS["tiny"], "config", dict(vit_width=32, width=64, layers=2, heads=2))
     patch.setitem(train.PRESETS["tiny"], "batch_size", 8)
     patch.setitem(train.PRESETS["tiny"], "examples", 200)
     patch.setattr(lab.run, "SAVE_EVERY", 5)
@@ -165,3 +167,13 @@ def hurry(patch):
 @pytest.fixture
 def quick(monkeypatch):
     hurry(monkeypatch)
+
+
+# ---------------------------------------------------------------- for tests of checkpoints
+
+def untrained(texts):
+    """A small model of random weights, and a tokenizer that knows these texts."""
+    tokenizer = Tokenizer.train([*texts] * 2)
+    torch.manual_seed(0)
+    return Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
+                         vit_width=32, layers=1)), tokenizer

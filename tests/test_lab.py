@@ -549,3 +549,36 @@ def test_training_runs_to_its_table(tmp_path, capsys, monkeypatch):
     for row in json.loads(written.read_text())["phases"]:
         assert 0 < row["share_of_matrix_rate"] and sum(row["shares"].values()) == pytest.approx(1)
     assert "| diffusion | " in capsys.readouterr().out
+
+
+NO_NUMBERS = {
+    "rule": "import torch\ndef rule(step):\n    step.rescore(step.logits * 0 / 0)\n"
+            "    return step.masked",
+    "look": "from mini_dimple import full\ndef look(*inputs):\n    asked = full(*inputs)\n"
+            "    return lambda *given: (asked(*given)[0] * float('nan'), None)"}
+
+
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+@pytest.mark.parametrize("words", [
+    ["rules", "--only", "maskgit:8", "--scenes", "2"], ["show", "--on", "trained"]])
+def test_what_is_no_number_is_an_error_everywhere(kind, words, tmp_path, capsys):
+    """In sample.py, too: tests/test_sample.py."""
+    (tmp_path / "mine.py").write_text(NO_NUMBERS[kind])
+    suffix = {"rules": "png", "show": "html"}[words[0]]
+    words = [*words, f"--{kind}", tmp_path / "mine.py", "--picture", tmp_path / f"x.{suffix}"]
+    with contextlib.suppress(SystemExit):
+        main([*map(str, words)])
+    said = capsys.readouterr()
+    assert "'mine': " in said.out + said.err and "got a NaN" in said.out + said.err
+
+
+def test_a_rule_that_names_nothing_gets_a_hint(tmp_path, capsys):
+    """On the board, of a folder, too, and beside the page."""
+    (tmp_path / "nan.py").write_text(
+        "def rule(step):\n    return (step.probs * step.probs.log()).sum(-1) > -0.1  # 0 * log 0")
+    for words in (["rules", "--scenes", "2", "--only", "maskgit:8", "--rule", tmp_path],
+                  ["show", "--on", "exact", "--rule", tmp_path / "nan.py", "--rule", "maskgit:1"]):
+        suffix = {"rules": "png", "show": "html"}[words[0]]
+        main([*map(str, words), "--picture", str(tmp_path / f"x.{suffix}")])
+        said = [line for line in capsys.readouterr().out.splitlines() if "hint: " in line]
+        assert len(said) == 1 and "nan" in said[0] and "no position" in said[0]

@@ -1,5 +1,5 @@
 """Output that ends or is elsewhere: a pipe whose reader has gone, a notebook's stream, a terminal
-of few characters, Ctrl-C. For every script."""
+of few characters; Ctrl-C, and a mistake in the model."""
 import contextlib
 import io
 import os
@@ -18,14 +18,10 @@ from mini_dimple import Dimple
 WORDS = ["--ar-steps", "7", "--diffusion-steps", "2", "--evaluate", "2"]
 
 
-def environment(**changes):
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "", **changes}
-
-
-@pytest.mark.parametrize("words", [["sample.py"], ["-m", "lab", "rules", "--help"]])
-def test_a_reader_who_leaves_ends_the_script_without_a_word(words):
-    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment(),
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def test_a_reader_who_leaves_ends_the_script_without_a_word():
+    process = subprocess.Popen(
+        [sys.executable, "sample.py"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""})
     process.stdout.close()
     assert process.stderr.read() == b"" and process.wait() == 141
 
@@ -41,33 +37,31 @@ def test_a_reader_who_leaves_loses_no_step(tmp_path, quick, monkeypatch, capsys)
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 7
 
 
-def test_a_notebooks_stream():
-    with contextlib.redirect_stdout(io.StringIO()) as stream:
-        sample.main(["--checkpoint", str(SHIPPED)])
-    assert "caption:" in stream.getvalue()
+def test_a_notebooks_stream_and_a_terminal_of_few_characters():
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    for stream in (io.StringIO(), terminal):
+        with contextlib.redirect_stdout(stream):
+            sample.main(["--checkpoint", str(SHIPPED), "--prior", "naïve"])
+        stream.seek(0)
+        assert ("caption:    na?ve" if stream is terminal else "caption:    naïve") in stream.read()
 
 
-@pytest.mark.slow
-def test_a_terminal_that_cannot_show_a_name(tmp_path):
-    """As in a container without a locale, where a file's name is bytes that its encoding does not
-    know."""
-    options = dict(cwd=tmp_path, capture_output=True, env=environment(
-        LC_ALL="C", PYTHONCOERCECLOCALE="0", PYTHONUTF8="0", PYTHONIOENCODING="ascii:strict"))
-    name = "déjà".encode()
-    done = subprocess.run([sys.executable, ROOT / "train.py", *WORDS, "--out", name], **options)
-    assert done.returncode == 0, done.stderr
-    assert b"d??j??" in done.stdout, "what the terminal cannot show"
-    done = subprocess.run([sys.executable, ROOT / "sample.py", "--length", "3",
-                           "--checkpoint", name + b"/mini_dimple.pt"], **options)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("main, words", [
+    (sample.main, ["--checkpoint", SHIPPED]), (train.main, WORDS),
+    (lab, ["rules", "--scenes", 2, "--picture", "x.png"])], ids=["sample", "train", "lab"])
+def test_ctrl_c_is_no_traceback_but_a_mistake_in_the_model_is(main, words, tmp_path, quick,
+                                                              monkeypatch, capsys):
+    """Also a mistake of a kind that is one line where options and files make it."""
+    monkeypatch.chdir(tmp_path)
+    error = KeyboardInterrupt()
 
-
-def test_ctrl_c_is_no_traceback(tmp_path, monkeypatch, capsys):
-    def pressed(*words, **options):
-        raise KeyboardInterrupt
-    monkeypatch.setattr(Dimple, "logits", pressed)
-    for main, words in ((sample.main, ["--checkpoint", SHIPPED]),
-                        (lab, ["rules", "--scenes", 2, "--picture", tmp_path / "x.png"])):
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+    def broken(*words, **options):
+        raise error
+    monkeypatch.setattr(Dimple, "transformer", broken)
+    words = [str(word) for word in words]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert end.value.code == 130 and "stopped" in capsys.readouterr().err
+    error = ValueError("my mistake")
+    with pytest.raises(ValueError, match="my mistake"):
+        main([*words, *["--overwrite"] * (main is train.main)])

@@ -8,14 +8,12 @@ import urllib.request
 
 import pytest
 import torch
-from conftest import stateless
+from conftest import stateless, untrained
 from PIL import Image
 
 from data import DESCRIBE, folder
 from lab import evaluate
 from lab.checkpoint import ROOT, save
-from mini_dimple import Config, Dimple
-from tokenizer import Tokenizer
 
 PAGE = (ROOT / "docs" / "pictures.md").read_text("utf-8")
 FETCH, COUNT = re.findall(r"```python\n(.*?)```", PAGE, re.S)
@@ -56,9 +54,7 @@ def test_the_package_becomes_a_data_folder(fetched):
 def test_what_counts_as_a_name(fetched, monkeypatch, capsys):
     """Whatever the picture, this model says "spain flag": one name of four is exact, and the one
     picture with two names has one of them."""
-    tokenizer = Tokenizer.train(["spain flag", DESCRIBE] * 2)
-    model = Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
-                          vit_width=32, layers=1, vit_layers=1))
+    model, tokenizer = untrained(["spain flag", DESCRIBE])
     (fetched / "out" / "names").mkdir()
     save(fetched / "out" / "names" / "mini_dimple.pt", model, tokenizer,
          dict(phase="diffusion", trained_on="pictures", prompt=DESCRIBE))

@@ -1,16 +1,14 @@
 """sample.py: what it prints, and one clear line for every mistake."""
-import random
 import re
 
 import pytest
-import torch
-from conftest import refused_by
+from conftest import refused_by, untrained
 from PIL import Image
 
 import sample
 from data import toy
 from lab.checkpoint import SHIPPED, load, save
-from mini_dimple import Config, Dimple
+from mini_dimple import Config
 from tokenizer import Tokenizer
 
 
@@ -20,10 +18,7 @@ def trained(tmp_path_factory):
     depend on training."""
     folder = tmp_path_factory.mktemp("checkpoints")
     split = toy.examples(toy.TOYS["tiny"], 300, 0, held_out=False)
-    tokenizer = Tokenizer.train(split.texts + split.prompts)
-    torch.manual_seed(0)
-    model = Dimple(Config(tokenizer.vocab_size, tokenizer.eos_id, tokenizer.mask_id, width=32,
-                          vit_width=32, layers=1, vit_layers=1))
+    model, tokenizer = untrained(split.texts + split.prompts)
     for name, phase, trained_on in (("d", "diffusion", "tiny"), ("ar", "ar", "tiny"),
                                     ("own", "diffusion", "pictures")):
         origin = dict(phase=phase, trained_on=trained_on, prompt=toy.DESCRIBE)
@@ -52,20 +47,15 @@ def test_caption_trace_and_count(trained, capsys):
 
 
 def test_the_grade_says_what_is_wrong():
-    """By what the weights were trained on: a caption in another order is right where any is."""
-    for order in toy.ORDERS:
-        board = toy.TOYS["tiny"]._replace(order=order)
-        split = toy.examples(board, 1, 5, held_out=True, instruction=toy.DESCRIBE)
-        scene, = split.scenes
-        told = toy.caption(scene[::-1], board, toy.OPENINGS[0], "at", [0] * len(scene))
-        worth = sample.grade(told, True, toy.DESCRIBE, split, board)
-        assert (worth == "fully right") == (order == "free") and len(scene) > 1
+    board = toy.TOYS["tiny"]
+    split = toy.examples(board, 1, 5, held_out=True, instruction=toy.DESCRIBE)
+    text, = split.texts
     for caption, ended, prompt, worth in (
-            (told[:20], False, toy.DESCRIBE, "wrong (no end); one right answer: "),
-            ("we see", True, toy.DESCRIBE, "wrong (opening); one right answer: "),
-            (split.texts[0], True, toy.DESCRIBE, "fully right"),
-            ("nine shapes", True, toy.COUNT, "wrong (wrong number); one right answer: ")):
-        assert sample.grade(caption, ended, prompt, split, board).startswith(worth)
+            (text, True, toy.DESCRIBE, "fully right"), ("we see", True, toy.DESCRIBE, "opening"),
+            (text[:20], False, toy.DESCRIBE, "no end"),
+            ("nine shapes", True, toy.COUNT, "wrong number")):
+        found = sample.grade(caption, ended, prompt, split, board)
+        assert worth in found and (caption == text) != (text in found)
     assert sample.grade("red", True, "which colour?", split, board) is None
 
 
@@ -108,16 +98,10 @@ def rule(step):
         return F.pad(step.tokens, (0, 3), value=step.mask_id)
     return F.pad(step.commit(step.confidence > 1), (0, -2 * (step.iteration == 2)))
 """
-LOOKS_AGAIN = """
-def rule(step):
-    step.look(step.tokens)
-    return step.masked
-"""
 
 
 def test_what_a_rule_does_is_said(trained, capsys, tmp_path):
-    """What it takes back is marked; windows may grow and shrink; the limit fills the rest; its own
-    looks are counted."""
+    """What it takes back is marked; windows may grow and shrink; the limit fills the rest."""
     def decoded(code):
         (tmp_path / "mine.py").write_text(code)
         out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--length", 4,
@@ -130,46 +114,35 @@ def test_what_a_rule_does_is_said(trained, capsys, tmp_path):
     cells = [re.sub(r"[][]", "", line).split() for line in lines]
     lengths = [sum(int(cell.partition("*")[2] or 1) for cell in line) for line in cells]
     assert lengths[:3] == [7, 7, 5] and lengths[-1] == 5
+    for number, hinted in (("nan", True), ("0", False)):
+        out, _ = decoded(f"def rule(step): return step.confidence > float('{number}')")
+        assert ("hint: the rule named no position" in out) == hinted
     out, _ = decoded("def rule(step): return step.tokens")
     assert "96 passes for" in out and "its last one committed 4 tokens" in out
-    out, lines = decoded(LOOKS_AGAIN)
-    assert "2 passes for" in out and len(lines) == 1
+    out, _ = decoded("def rule(step): return step.tokens * 0 + step.eos_id")
+    assert "1 passes for 1 response tokens" in out
 
 
-def test_a_look_by_name_and_from_a_file(trained, capsys, tmp_path):
+def test_a_look_by_name_and_from_a_file_and_files_that_fail(trained, capsys, tmp_path):
     mine = tmp_path / "mine.py"
     mine.write_text("from mini_dimple import full as look")
     words = ["--checkpoint", trained / "d.pt", "--seed", 3, "--length", 12,
              "--rule", "confident:0.9", "--rule", "maskgit:3", "--look"]
     assert shown(capsys, *words, "full") == shown(capsys, *words, mine), "one look for each rule"
-    mine.write_text("def look(model, images, prompt):\n    return 1 / 0")
-    assert "mine.py, line 2, `return 1 / 0`: ZeroDivisionError" in refused(capsys, *words, mine)
-
-
-def test_a_rule_that_fails_is_one_line_a_model_that_fails_is_not(
-        trained, capsys, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text("def rule(step):\n    return step.masked[5]")
-    words = ["--checkpoint", trained / "d.pt", "--rule", tmp_path / "mine.py"]
-    err = refused(capsys, *words)
-    assert "'mine'" in err and "line 2, `return step.masked[5]`: IndexError" in err
-
-    def broken(*rest, **options):
-        raise ValueError("my mistake")
-    monkeypatch.setattr(Dimple, "logits", broken)
-    with pytest.raises(ValueError, match="my mistake"):
-        shown(capsys, *words)
+    for kind, argument in (("look", "model, images, prompt"), ("rule", "step")):
+        mine.write_text(f"def {kind}({argument}):\n    return 1 / 0")
+        err = refused(capsys, *words[:6], f"--{kind}", mine)
+        assert "line 2, `return 1 / 0`: ZeroDivisionError" in err and "mine" in err
 
 
 def test_a_prior_is_kept_to_the_letter(trained, capsys):
-    rng = random.Random(0)
-    words = "there is a large red circle at the top left, and <eos> <mask> naïve 日本".split()
-    for case in range(6):
-        prior = " ".join(rng.choice(words + ["_"] * 6) for _ in range(rng.randint(1, 9)))
-        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", case, "--prior", prior,
-                    "--temperature", rng.choice([0, 1.5]))
+    prior = "there is a naïve 日本 <mask>, and _ _ <eos> at the left"
+    for heat in (0, 1.5):
+        out = shown(capsys, "--checkpoint", trained / "d.pt", "--seed", 3, "--prior", prior,
+                    "--temperature", heat)
         caption = re.search(r"caption:    (.*?)\n(?:grade|\n)", out, re.S)[1]
-        pattern = ".*?".join(re.escape(part) for part in re.split(r"\s*_", prior))
-        assert re.match(pattern, caption, re.S), (prior, caption)
+        first, last = prior.split(" _ _ ")
+        assert caption.startswith(first) and f" {last}" in caption
 
 
 CONFIG = Config(vocab_size=400, eos_id=398, mask_id=399)
@@ -181,7 +154,7 @@ def test_windows_from_priors():
     for prior, window in (("", [M, M, M]), ("a _ circle", [*ids("a"), M, *ids(" circle"), M]),
                           ("_ _ at", [M, M, *ids(" at")]), ("__", [M, M]), ("a red", ids("a red"))):
         assert sample.make_window(prior, len(window), CONFIG, tokenizer).tolist() == [window]
-    with pytest.raises(ValueError, match="at least the 4 tokens of the --prior"):
+    with pytest.raises(ValueError, match="4 tokens of the --prior"):
         sample.make_window("a red circle _", 3, CONFIG, tokenizer)
 
 
@@ -193,38 +166,25 @@ def test_an_ar_checkpoint_decodes_left_to_right(trained, capsys):
 
 
 @pytest.mark.parametrize("words, named", [
-    (["--rule", "other"], "--rule other"), (["--look", "other"], "--look other"),
-    (["--length", "0"], "--length"), (["--length", "100000000"], "--length"),
-    (["--length", "2", "--prior", "a red circle"], "--prior"),
-    (["--temperature", "-1"], "--temperature"), (["--temperature", "inf"], "--temperature"),
+    (["--rule", "other"], "--rule other"), (["--length", "100000000"], "--length"),
+    (["--length", "2", "--prior", "a red circle"], "--prior"), (["--temperature", "inf"], "inf"),
     (["--prompt", "what is it?"], "--prompt"), (["--prompt", ""], "--prompt"),
-    (["--image", "none.png"], "none.png"), (["--image", __file__], "JPEG"),
-    (["--device", "gpu"], "--device"), (["--seed", "x"], "--seed"),
-    (["--checkpoint", "none.pt"], "none.pt"), (["--checkpoint", __file__], "damaged")])
+    (["--image", __file__], __file__), (["--checkpoint", "none.pt"], "none.pt")])
 def test_bad_options_and_files(trained, capsys, words, named):
     assert named in refused(capsys, "--checkpoint", trained / "d.pt", *words)
 
 
-def test_a_window_longer_than_any_trained_is_said(trained, capsys):
-    longest = load(trained / "d.pt").model.config.window
-    for length, said in ((longest, 0), (longest + 1, 1)):
-        sample.main(["--checkpoint", str(trained / "d.pt"), "--seed", "1", "--length", str(length)])
-        err = capsys.readouterr().err
-        assert err.count("\n") == err.count(f"--length {length}") == said
-
-
-def test_weights_say_what_they_can_see(trained, capsys, tmp_path):
-    """Those of the toy warn of photographs; those of your own pictures need one."""
+def test_weights_say_what_they_have_not_seen(trained, capsys, tmp_path):
+    """Those of the toy warn of photographs, all of a window longer than any in training; those of
+    your own pictures need one."""
     Image.new("RGB", (60, 40), "navy").save(tmp_path / "photo.jpg")
-    photo = ["--length", "6", "--image", tmp_path / "photo.jpg"]
-    for name, words, said in (("d", photo, 1), ("d", [], 0), ("ar", photo, 1), ("own", photo, 0)):
+    photo, longest = ["--image", tmp_path / "photo.jpg"], load(trained / "d.pt").model.config.window
+    for name, words, length, named in (
+            ("d", photo, 6, "docs/pictures.md"), ("d", [], longest, None),
+            ("d", [], longest + 1, f"--length {longest + 1}"), ("own", photo, 6, None)):
+        words = [*words, "--length", length, "--seed", 1]
         sample.main([str(word) for word in ["--checkpoint", trained / f"{name}.pt", *words]])
         out, err = capsys.readouterr()
-        assert err.count("\n") == err.count("docs/pictures.md") == said
-        assert ("photo.jpg" in out) == bool(words) and ("grade" in out) == (not words)
+        assert err.count("\n") == (named is not None) and (named or "") in err
+        assert ("photo.jpg" in out) == (photo[0] in words) != ("grade" in out)
     assert "--image" in refused(capsys, "--checkpoint", trained / "own.pt")
-
-
-def test_cuda_without_cuda(trained, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "--device cuda" in refused(capsys, "--checkpoint", trained / "d.pt", "--device", "cuda")

@@ -24,20 +24,16 @@ def scenes(board, n=200):
     return [toy.draw_scene(board, rng) for _ in range(n)]
 
 
-def test_held_out_scenes_never_occur_in_training():
+def test_a_tenth_of_all_scenes_is_held_out_and_never_occurs_in_training():
+    """Of single objects, too, though they are few."""
     train, test = (toy.examples(TOYS["tiny"], 1500, 0, held_out) for held_out in (False, True))
     assert not set(train.scenes) & set(test.scenes)
-    assert all(any(len(scene) == 1 for scene in split.scenes) for split in (train, test))
     for scene in test.scenes[:50]:
         assert toy.is_held_out(tuple(reversed(scene))), "the hash is of the set, not of an order"
-
-
-def test_about_a_tenth_of_all_scenes_is_held_out_and_of_single_objects_too():
     attributes = itertools.product(range(3), range(3), toy.RADIUS_PX, toy.COLOURS, toy.SHAPES)
     singles = [(Object(*one),) for one in attributes]
-    assert 0.06 < sum(map(toy.is_held_out, singles)) / len(singles) < 0.14
-    many = scenes(TOYS["tiny"], 3000)
-    assert 0.08 < sum(map(toy.is_held_out, many)) / len(many) < 0.12
+    for some, low, high in ((singles, 0.06, 0.14), (scenes(TOYS["tiny"], 3000), 0.08, 0.12)):
+        assert low < sum(map(toy.is_held_out, some)) / len(some) < high
 
 
 def test_a_seed_makes_the_same_set_again_and_another_seed_another():
@@ -135,19 +131,16 @@ MISTAKEN = [  # what follows the opening, what is wrong
     (f"{RED}, {BLUE} and {GREEN}", None),
     (f"{BLUE}, {GREEN} and {RED}", "out of order"),
     (f"{RED} and {GREEN}", "missing"),
-    (f"{GREEN} and {BLUE}", "missing"),
     (f"{RED}, {BLUE} and {GREEN.replace('green', 'red')}", "wrong attribute"),
     (f"{RED}, {BLUE} and {GREEN.replace('bottom', 'top')}", "wrong attribute"),
-    (f"{RED}, {BLUE}, {GREEN} and {GREEN.replace('right', 'left')}", "wrong attribute"),
-    (f"{GREEN} and {BLUE.replace('large', 'small')}", "wrong attribute"),
     (f"{RED}, {BLUE}, {GREEN} and {GREEN}", "doubled"),
     (f"{RED}, {RED.replace('red', 'blue')} and {BLUE}", "doubled"),
     (f"{RED}, {BLUE.replace('in ', 'at ')} and {GREEN}", "preposition mixed"),
     (f"{RED.replace('in ', 'at ')} and {BLUE}", "preposition mixed"),
-    (f"{RED.replace(' in ', ' has ')}, {BLUE} and {GREEN}", "phrase mangled"),
-    (f"{RED}, {BLUE}, {GREEN}", "phrase mangled"),
-    (f"{RED}, {BLUE} and in {GREEN}", "phrase mangled"),
-    (f"{RED.replace('in ', 'at ')}, {BLUE} and {GREEN[:-6]}", "phrase mangled"),
+    *((text, "phrase mangled") for text in (
+        f"{RED.replace(' in ', ' has ')}, {BLUE} and {GREEN}", f"{RED}, {BLUE}, {GREEN}",
+        f"{RED.replace('in ', 'at ')}, {BLUE} and {GREEN[:-6]}", f"{RED} and {BLUE} and {GREEN}",
+        f"{RED} {BLUE}", f"{RED} and", f"{RED} ", f" {RED}", f"{RED}.", "")),
 ]
 
 
@@ -173,50 +166,39 @@ def test_of_wordings_only_those_of_the_board_are_read(wording, known):
         assert toy.read("i can see " + phrase, board)[1] == wrong
 
 
-@pytest.mark.parametrize("text", ["", "i can see", RED, *("i can see " + rest for rest in (
-    f"{RED} and", f"{RED} and {BLUE.replace('in ', 'at ')}", f"{RED}, {BLUE}", f"{RED} {BLUE}",
-    f"{RED} and {BLUE} and {RED}", f"{RED} ", f" {RED}", f"{RED}.", RED.capitalize()))])
-def test_ill_formed_captions(text):
-    board = TOYS["tiny"]._replace(wording="two")
-    assert toy.parse(f"i can see {RED} and {BLUE}", board)
-    assert toy.parse(text, board) is None and toy.read(text, board)[1] in toy.MISTAKES[:3]
-
-
 # ---------------------------------------------------------------- sets
 
 @pytest.mark.parametrize("wording", toy.WORDINGS)
 def test_all_that_a_caption_leaves_open_is_drawn_by_its_odds(wording):
     """Each object's wording for itself; opening and preposition; in free order, the order."""
     board, odds = TOYS["tiny"]._replace(wording=wording, order="free"), toy.WORDINGS[wording]
-    orders, captions = list(itertools.permutations(SCENE)), Counter()  # by their odds
-    for order, ks, opening, preposition in itertools.product(
-            orders, itertools.product(range(len(odds)), repeat=3), toy.OPENINGS,
-            toy.PREPOSITIONS):
-        text = toy.caption(order, board, opening, preposition, ks)
-        captions[text] += math.prod(odds[k] for k in ks) / (4 * 2 * len(orders))
-    assert sum(captions.values()) == pytest.approx(1)
     n, rng = 6000, random.Random(0)
-    drawn = Counter(toy.draw_caption(SCENE, board, rng) for _ in range(n))
-    assert set(drawn) <= set(captions)
-    wordings = lambda text: tuple(0 if phrase.startswith("a ") else 2 if " has " in phrase else 1
+    drawn = [toy.draw_caption(SCENE, board, rng) for _ in range(n)]
+    # of the board's phrases the second begins with the object, the third has no preposition
+    wordings = lambda text: tuple(1 if phrase.startswith("a ") else 2 if " has " in phrase else 0
                                   for phrase in re.split(", | and ", text.split(" ", 3)[3]))
-    for part in (lambda text: text[:8], lambda text: " at " in text, wordings,
-                 lambda text: tuple(thing.shape for thing in toy.parse(text, board))):
-        wanted, found = Counter(), Counter()
-        for counter, parts in ((captions, wanted), (drawn, found)):
-            for text, share in counter.items():
-                parts[part(text)] += share
+    choices = itertools.product(range(len(odds)), repeat=3)
+    none = sum(odds[2:]) ** 3  # the share of captions without a preposition
+    orders = itertools.permutations(thing.shape for thing in SCENE)
+    for part, wanted in (
+            (lambda text: text[:8], {opening[:8]: 1 / 4 for opening in toy.OPENINGS}),
+            (lambda text: " at " in text, {True: (1 - none) / 2, False: (1 + none) / 2}),
+            (wordings, {ks: math.prod(odds[k] for k in ks) for ks in choices}),
+            (lambda text: tuple(thing.shape for thing in toy.parse(text, board)),
+             {order: 1 / 6 for order in orders})):
+        found = Counter(map(part, drawn))
+        assert set(found) <= set(wanted)
         for kind, p in wanted.items():
-            assert abs(found[kind] / n - p) <= 4.5 * math.sqrt(p * abs(1 - p) / n) + 1e-9, kind
+            assert abs(found[kind] / n - p) <= 4.5 * math.sqrt(p * (1 - p) / n), kind
 
 
 def test_a_checkpoint_says_what_its_toy_set_leaves_open():
     """Checkpoints from before there was a choice had one wording and reading order."""
     assert toy.of(dict(trained_on="pictures", wording="no matter")) is None
-    old, free = (toy.of(dict(trained_on="tiny", **words)) for words in (
-        {}, dict(wording="three", order="free")))
-    assert old == TOYS["tiny"]._replace(wording="one", order="reading")
-    assert free == TOYS["tiny"]._replace(wording="three", order="free")
+    for words, wanted in (({}, ("one", "reading")),
+                          (dict(wording="three", order="free"), ("three", "free"))):
+        board = toy.of(dict(trained_on="tiny", **words))
+        assert (board.wording, board.order) == wanted and board.grid == 3
     for name in ("wording", "order"):
         with pytest.raises(ValueError, match=name):
             toy.of({"trained_on": "tiny", name: "four"})
@@ -231,10 +213,3 @@ def test_sets_mix_openings_and_instructions():
         assert 0.2 < sum(t.startswith(opening) for t in texts) / len(texts) < 0.3
     for text, prompt, scene in zip(split.texts, split.prompts, split.scenes):
         assert prompt == toy.DESCRIBE or text == toy.count_answer(scene)
-
-
-def test_small_captions_have_60_to_130_words():
-    split = toy.examples(TOYS["small"], 300, 0, held_out=False, instruction=toy.DESCRIBE)
-    lengths = [len(t.replace(",", " ,").split()) for t in split.texts]
-    assert 55 <= min(lengths) and max(lengths) <= 130
-    assert {len(scene) for scene in split.scenes} == set(range(6, 13))

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,11 +13,11 @@ from PIL import Image
 
 import train
 from data import Batches, folder, pad_prompts, toy
-from lab.checkpoint import ROOT, load
+from lab.checkpoint import load
 from lab.evaluate import Floor
 from lab.run import FILES
 from lab.variants import VARIANTS, PrefixMasked
-from mini_dimple import Config, Dimple
+from mini_dimple import Config
 from tokenizer import Tokenizer
 
 CAPTIONS = ["a red thing", "something green, and more", "the blue one", "grey as rain"]
@@ -71,12 +69,11 @@ def test_your_own_pictures_are_overfitted_to_exact_captions(pictures, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {*FILES}
     assert Image.open(tmp_path / "samples.png").width > 200
     model, tokenizer, _ = load(tmp_path / "mini_dimple.pt")
-    for line in map(json.loads, (pictures / "metadata.jsonl").read_text().splitlines()):
-        image = folder.load_image(pictures / line["file_name"], model.config.image_px)[None]
-        prompt = pad_prompts([line.get("prompt", toy.DESCRIBE)], tokenizer,
-                             model.config.prompt_tokens)
+    for i, text in enumerate(CAPTIONS):
+        image = folder.load_image(pictures / f"{i}.png", model.config.image_px)[None]
+        prompt = pad_prompts([toy.DESCRIBE], tokenizer, model.config.prompt_tokens)
         window = torch.full((1, model.config.window), tokenizer.mask_id)
-        assert tokenizer.decode(decoded(model, image, prompt, window).response(0)) == line["text"]
+        assert tokenizer.decode(decoded(model, image, prompt, window).response(0)) == text
 
 
 STEPS = ["--ar-steps", 7, "--diffusion-steps", 16]
@@ -96,78 +93,51 @@ def uninterrupted(pictures, tmp_path_factory):
     return out
 
 
-def interrupted(monkeypatch, step, kill, *words):
-    """A run on these words, at whose step `kill` is called -> its exit status."""
-    steps, real = iter(range(99)), train.schedule
+def interrupted(monkeypatch, name, call, kill, *words):
+    """A run on these words; a call of train.py's function of this name begins with `kill` -> its
+    exit status."""
+    calls, real = iter(range(99)), getattr(train, name)
 
     def killing(*rest):
-        if next(steps) == step:
+        if next(calls) == call:
             kill()
         return real(*rest)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(train, "schedule", killing)
+        patch.setattr(train, name, killing)
         start(*words)
     return end.value.code
 
 
-def is_the_whole_run(out, whole):
-    assert losses(out) == losses(whole) and len(losses(out)) == 23
-    assert same_weights(whole / "mini_dimple.pt", out / "mini_dimple.pt")
-    mine, theirs = (json.loads((path / "result.json").read_text()) for path in (out, whole))
-    assert mine["ar_exact_match"] == theirs["ar_exact_match"]
-
-
-@pytest.mark.parametrize("name, step", [("SIGTERM", 5), ("SIGINT", 12)])
-def test_stopped_by_a_signal_and_resumed(pictures, uninterrupted, tmp_path, quick, monkeypatch,
-                                         capsys, name, step):
-    """The step is finished and saved, how to go on is said; the rest is the same, bit for bit. What
-    the handler did before it does again."""
-    out, number = tmp_path / "o", getattr(signal, name)
-    before = signal.getsignal(number)
-    status = interrupted(monkeypatch, step, lambda: os.kill(os.getpid(), number),
-                         "--data", pictures, *SHORT, "--out", out)
-    assert status == 128 + number and signal.getsignal(number) == before
-    assert f"(step {step + 1}); python train.py --resume --out {out}" in capsys.readouterr().err
-    assert torch.load(out / "last.pt", weights_only=True)["step"] == step + 1
+@pytest.mark.parametrize("name, call, number, saved", [
+    ("schedule", 5, signal.SIGTERM, 6), ("schedule", 12, signal.SIGINT, 13),
+    ("schedule", 12, None, 10), ("evaluate", 0, signal.SIGINT, 7)])
+def test_stopped_and_resumed(pictures, uninterrupted, tmp_path, quick, monkeypatch, capsys, name,
+                             call, number, saved):
+    """By a signal: the step is finished and saved, how to go on is said; in an evaluation all steps
+    are saved. None: as by a power cut, which loses the steps since last.pt was written. The rest is
+    the same, bit for bit."""
+    def kill():
+        if number is None:
+            raise SystemExit
+        os.kill(os.getpid(), number)
+    out, before = tmp_path / "o", signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr("lab.run.LOG_EVERY", 2)  # of what is lost, too
+        status = interrupted(patch, name, call, kill, "--data", pictures, *SHORT, "--out", out)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert torch.load(out / "last.pt", weights_only=True)["step"] == saved
+    if number:
+        assert status == 128 + number
+        assert f"(step {saved}); python train.py --resume --out {out}" in capsys.readouterr().err
+    else:
+        assert max(losses(out)) > saved
     # with that run's options: others are ignored
     start("--resume", "--out", out, "--seed", 6, "--preset", "small", "--variant", "flat")
-    is_the_whole_run(out, uninterrupted)
-
-
-KILLED = """import os, signal, lab.run, train
-lab.run.SAVE_EVERY, lab.run.LOG_EVERY = 5, 2
-train.PRESETS["tiny"]["batch_size"] = 8
-real, steps = train.schedule, iter(range(99))
-def killing(*rest):
-    if next(steps) == 12:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*rest)
-train.schedule = killing
-train.main()"""
-
-
-def test_killed_and_resumed(pictures, uninterrupted, tmp_path, quick):
-    """As by a power cut, which loses the steps since last.pt was written; the log may be lost."""
-    out = tmp_path / "o"
-    words = [sys.executable, "-c", KILLED, "--data", pictures, *SHORT, "--out", out]
-    done = subprocess.run([*map(str, words)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    assert torch.load(out / "last.pt", weights_only=True)["step"] == 10
-    assert max(losses(out)) == 12
-    (out / "log.csv").unlink()
-    start("--resume", "--out", out)
-    is_the_whole_run(out, uninterrupted)
-
-
-def test_stopped_in_an_evaluation(pictures, uninterrupted, tmp_path, quick, monkeypatch, capsys):
-    """At once: all steps are saved. The evaluation is made again."""
-    out = tmp_path / "o"
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr(train, "evaluate", lambda *rest: os.kill(os.getpid(), signal.SIGINT))
-        start("--data", pictures, *SHORT, "--out", out)
-    assert end.value.code == 130 and "last.pt (step 7)" in capsys.readouterr().err
-    start("--resume", "--out", out)
-    is_the_whole_run(out, uninterrupted)
+    assert losses(out) == losses(uninterrupted) and len(losses(out)) == 23
+    assert same_weights(uninterrupted / "mini_dimple.pt", out / "mini_dimple.pt")
+    mine, theirs = (json.loads((path / "result.json").read_text())["ar_exact_match"]
+                    for path in (out, uninterrupted))
+    assert mine == theirs
 
 
 def test_a_second_ctrl_c_stops_at_once(pictures, tmp_path, quick, monkeypatch, capsys):
@@ -176,57 +146,41 @@ def test_a_second_ctrl_c_stops_at_once(pictures, tmp_path, quick, monkeypatch, c
         os.kill(os.getpid(), signal.SIGINT)
         raise AssertionError("not reached")
     words = ["--data", pictures, *SHORT, "--out", tmp_path]
-    assert interrupted(monkeypatch, 2, twice, *words) == 130
-    assert "stopped" in capsys.readouterr().err and not (tmp_path / "last.pt").exists()
+    assert interrupted(monkeypatch, "schedule", 2, twice, *words) == 130
+    assert not (tmp_path / "last.pt").exists()
+    capsys.readouterr()
     assert "--overwrite" in refused(capsys, *words)
     assert "last.pt" in refused(capsys, "--out", tmp_path, "--resume")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(pictures, tmp_path, quick, monkeypatch, capsys):
-    """What was saved before is whole."""
+@pytest.mark.parametrize("fault, saved, said", [("nan", 10, "last.pt (step 10)"),
+                                                ("disk", 7, "ar_phase.pt")])
+def test_what_ends_a_run_leaves_what_was_saved(pictures, tmp_path, quick, monkeypatch, capsys,
+                                               fault, saved, said):
+    """A loss that is not finite, a full disk: one line, and last.pt is whole."""
     calls, real = iter(range(99)), train.diffusion_loss
-    monkeypatch.setattr(train, "diffusion_loss", lambda *words: real(*words) * (
-        float("nan") if next(calls) == 5 else 1))
-    with pytest.raises(SystemExit) as end:
-        start("--data", pictures, *SHORT, "--out", tmp_path)
-    assert end.value.code == 1 and "last.pt (step 10)" in capsys.readouterr().err
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
-    assert state["step"] == 10
-    assert all(weight.isfinite().all() for weight in state["weights"].values())
-    assert losses(tmp_path)[13][1] == "nan"
-
-
-def test_a_full_disk_is_one_line(pictures, tmp_path, quick, capsys):
-    """What was saved before is whole."""
-    (tmp_path / "ar_phase.pt.tmp").symlink_to("/dev/full")
+    if fault == "nan":
+        monkeypatch.setattr(train, "diffusion_loss", lambda *words: real(*words) * (
+            float("nan") if next(calls) == 5 else 1))
+    else:
+        (tmp_path / "ar_phase.pt.tmp").symlink_to("/dev/full")
     with pytest.raises(SystemExit):
         start("--data", pictures, *SHORT, "--out", tmp_path)
-    err = capsys.readouterr().err.splitlines()[-1]
-    assert "No space left" in err and "ar_phase.pt" in err
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "log.csv"}
-    assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 7
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["step"] == saved
+    assert all(weight.isfinite().all() for weight in state["weights"].values())
+    assert fault == "disk" or losses(tmp_path)[13][1] == "nan"
 
 
-def test_what_is_not_resumed(uninterrupted, pictures, tmp_path, quick, capsys):
-    """Pictures that have changed, and a damaged file."""
+def test_pictures_that_have_changed_are_not_resumed(uninterrupted, pictures, tmp_path, capsys):
     path = shutil.copytree(pictures, tmp_path / "d")
     state = torch.load(uninterrupted / "last.pt", weights_only=True)
     state["settings"]["data"] = str(path)
     torch.save(state, tmp_path / "last.pt")
     lines = (path / "metadata.jsonl").read_text()
     (path / "metadata.jsonl").write_text(lines.replace("a red thing", "a red king"))
-    assert "no longer what the run began with" in refused(capsys, "--resume", "--out", tmp_path)
-    (tmp_path / "last.pt").write_bytes(b"junk")
-    assert "last.pt: damaged" in refused(capsys, "--resume", "--out", tmp_path)
-
-
-def test_an_error_in_the_model_keeps_its_traceback(tmp_path, quick, monkeypatch):
-    """Also of a kind that is one line where options and files make it."""
-    def broken(*rest, **options):
-        raise ValueError("my mistake")
-    monkeypatch.setattr(Dimple, "forward", broken)
-    with pytest.raises(ValueError, match="my mistake"):
-        start("--out", tmp_path / "o", *FEW)
+    assert "the data" in refused(capsys, "--resume", "--out", tmp_path)
 
 
 # ---------------------------------------------------------------- files, options
@@ -258,7 +212,7 @@ def test_nothing_is_lost_by_a_mistake(whole, tmp_path, quick, capsys):
     start("--out", whole, "--resume")
     assert "finished" in capsys.readouterr().out
     for words, named in ((["--data", tmp_path], "metadata.jsonl"), (["--examples", 5], "too few"),
-                         (["--ar-phase", whole / "ar_phase.pt"], "holds the --ar-phase"),
+                         (["--ar-phase", whole / "ar_phase.pt"], "--ar-phase"),
                          (["--variant", "flat", "example"], "--variant")):
         assert named in refused(capsys, "--out", whole, "--overwrite", *words)
     assert before == {path: path.read_bytes() for path in whole.iterdir()}
@@ -275,32 +229,19 @@ def test_nothing_is_lost_by_a_mistake(whole, tmp_path, quick, capsys):
     assert not {"nats_above_floor", "correct_at_temperature_1"} & set(result), "of diffusion"
 
 
-def test_what_a_preset_decides_unless_an_option_does():
-    def found(*words):
-        settings, state = train.settings_from(train.parse(words)[1])
-        assert state is None
-        return [settings[name] for name in ("ar_steps", "diffusion_steps", "examples")]
-    assert found() == [400, 800, 20_000]
-    assert found("--preset", "small", "--ar-steps", "0", "--examples", "9") == [0, 6000, 9]
-
-
 @pytest.mark.parametrize("words, named", [
-    (["--ar-steps", "-1"], "--ar-steps"), (["--seed", "99999999999999"], "--seed"),
-    (["--holdout", "nan"], "--holdout"), (["--ar-steps", 0, "--diffusion-steps", 0], "nothing"),
-    (["--data", "none"], "none"), (["--preset", "small", "--order", "free"], "--order free"),
-    (["--resume"], "last.pt")])
-def test_bad_options(words, named, tmp_path, capsys):
-    assert named in refused(capsys, *words, "--out", tmp_path / "o")
-    assert not (tmp_path / "o").exists()
-
-
-def test_captions_that_do_not_fit_are_named(pictures, tmp_path, capsys):
-    path = shutil.copytree(pictures, tmp_path / "d")
-    text = "".join(map(chr, range(0x4E00, 0x4E40)))
-    with open(path / "metadata.jsonl", "a") as file:
-        file.write("\n" + json.dumps({"file_name": "1.png", "text": text}))
-    err = refused(capsys, "--data", path, "--holdout", 0, "--out", tmp_path / "o")
-    assert "metadata.jsonl:6: the caption is" in err and not (tmp_path / "o").exists()
+    (["--ar-steps", "-1"], "--ar-steps"), (["--holdout", "nan"], "--holdout"),
+    (["--ar-steps", 0, "--diffusion-steps", 0], "nothing"), (["--data", "none"], "none"),
+    (["--preset", "small", "--order", "free"], "--order free"), (["--resume"], "last.pt"),
+    (["--data", "long", "--holdout", 0], "metadata.jsonl:1: the caption is")])
+def test_what_a_run_cannot_begin_with(words, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "long").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "long" / "0.png")
+    line = {"file_name": "0.png", "text": "".join(map(chr, range(0x4E00, 0x4E40)))}
+    (tmp_path / "long" / "metadata.jsonl").write_text(json.dumps(line))
+    assert named in refused(capsys, *words)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_without_evaluation(tmp_path, quick, pictures):
@@ -388,8 +329,8 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
     """Bit for bit, resumed, too, for which the other run is not needed any more."""
     first, out = tmp_path / "ar.pt", tmp_path / "o"
     first.write_bytes((whole / "ar_phase.pt").read_bytes())
-    interrupted(monkeypatch, 8, lambda: os.kill(os.getpid(), signal.SIGTERM), "--out", out, *FEW,
-                "--ar-phase", first)
+    interrupted(monkeypatch, "schedule", 8, lambda: os.kill(os.getpid(), signal.SIGTERM), "--out",
+                out, *FEW, "--ar-phase", first)
     first.unlink()
     start("--out", out, "--resume")
     wanted = {step: row for step, row in losses(whole).items() if row[0] == "diffusion"}
@@ -401,24 +342,27 @@ def test_a_run_that_begins_with_another_runs_ar_phase_is_the_whole_run(
         assert mine[name] == theirs[name], name
 
 
-def test_what_a_run_cannot_begin_with(whole, uninterrupted, tmp_path, capsys):
+def test_what_is_no_ar_phase(whole, uninterrupted, tmp_path, capsys):
     for path, words, named in (
             (whole / "mini_dimple.pt", [], "mini_dimple.pt: its last phase was 'diffusion'"),
             (whole / "ar_phase.pt", ["--diffusion-steps", 0], "nothing to train"),
-            (whole / "log.csv", [], "log.csv: damaged"),
             (uninterrupted / "ar_phase.pt", [], "--data")):
         assert named in refused(capsys, "--out", tmp_path / "o", "--ar-phase", path, *words)
     assert not (tmp_path / "o").exists()
 
 
-def test_what_an_ar_phase_decides(whole):
-    """Preset, steps, model, tokenizer and captions are its own, whatever the options say."""
-    _, tokenizer, _ = load(whole / "ar_phase.pt")
-    settings, state = train.settings_from(train.parse(
-        ["--ar-phase", str(whole / "ar_phase.pt"), "--ar-steps", "5", "--preset", "small"])[1])
-    wanted = dict(preset="tiny", ar_steps=7, wording="three", diffusion_steps=800,
-                  merges=tokenizer.merges)
-    assert wanted.items() <= settings.items() and state["step"] == 7
+def test_what_decides_of_a_preset_an_option_and_an_ar_phase(whole):
+    """Preset, steps, model, tokenizer and captions are the AR phase's own, whatever options say."""
+    merges = load(whole / "ar_phase.pt").tokenizer.merges
+    for words, wanted in (
+            ([], dict(ar_steps=400, diffusion_steps=800, examples=20_000)),
+            (["--preset", "small", "--ar-steps", "0", "--examples", "9"],
+             dict(ar_steps=0, diffusion_steps=6000, examples=9)),
+            (["--ar-phase", str(whole / "ar_phase.pt"), "--ar-steps", "5", "--preset", "small"],
+             dict(preset="tiny", ar_steps=7, wording="three", diffusion_steps=800, merges=merges))):
+        settings, state = train.settings_from(train.parse(words)[1])
+        assert wanted.items() <= settings.items()
+    assert state["step"] == 7
 
 
 @pytest.mark.slow

@@ -11,13 +11,13 @@ import torch
 from conftest import EOS, MASK, missing, random_model, refused_by
 from PIL import Image
 
-from data import DESCRIBE, pad_prompts, toy
 from lab.__main__ import main as lab
-from lab.checkpoint import SHIPPED, SHIPPED_AR, load
-from lab.trace import Trace, counting, told
-from lab.viewer import PAGE, read_decoding, save_viewer
-from mini_dimple import confident, decode, full, prefilled
+from lab.checkpoint import SHIPPED, SHIPPED_AR
+from lab.trace import Trace, counting, label, show, told
+from lab.viewer import PAGE, save_viewer
+from mini_dimple import decode, full
 from sample import main as sample
+from tokenizer import Tokenizer
 
 DOCS = Path(__file__).parent.parent / "docs" / "viewer.md"
 EXAMPLE = json.loads(re.search(r"```json\n(.*?)```", DOCS.read_text("utf-8"), re.S)[1])
@@ -30,6 +30,7 @@ refused = refused_by(lab)
 class Letters:
     """A tokenizer of 18 letters, for `random_model`."""
     eos_id, mask_id = EOS, MASK
+    bytes = [bytes([97 + i]) for i in range(EOS)]
 
     def decode(self, ids):
         return "".join(chr(97 + i) for i in ids)
@@ -45,10 +46,13 @@ def any_rule(step):
     return tokens
 
 
-def test_a_run_tells_what_the_decoding_did():
+@pytest.mark.parametrize("rule, limit, reasons", [
+    (any_rule, 99, {"rule", "at least one", "taken back"}),
+    (lambda step: step.masked, 9, {"rule"}), (lambda step: step.masked & False, 1, {"limit"})])
+def test_a_run_tells_what_the_decoding_did(rule, limit, reasons):
     model, window = random_model(0), torch.full((1, 8), MASK)
     window[0, 3] = 5
-    windows, probs = [], []
+    windows, probs = [window[0].tolist()], []
 
     def noted(tokens, state):
         logits, state = full(model, *INPUTS)(tokens, state)
@@ -60,79 +64,67 @@ def test_a_run_tells_what_the_decoding_did():
         trace(step, tokens)
     with counting(model) as positions:
         trace = Trace(window, positions)
-        out = decode(noted, window, model.config, any_rule, watch=watch)
+        out = decode(noted, window, model.config, rule, watch=watch, limit=limit)
     run = told("any", window[0], trace, Letters(), caption="abc")
     text = lambda token: {MASK: None, EOS: "<eos>"}.get(token, chr(97 + token))
     assert run["window"] == [None] * 3 + ["f"] + [None] * 4 and run["caption"] == "abc"
-    assert [it["tokens"] for it in run["iterations"]] == [[*map(text, w)] for w in windows]
     assert sum(it["passes"] for it in run["iterations"]) == out.passes.item() == len(probs)
-    before, backs = window[0].tolist(), 0
-    for iteration, now, p in zip(run["iterations"], windows, probs):
+    for iteration, before, now, p in zip(run["iterations"], windows, windows[1:], probs):
         W = len(before)
-        olds = before + [MASK] * (len(now) - W)
-        for old, new, why in zip(olds, now, iteration["why"], strict=True):
+        assert iteration["tokens"] == [*map(text, now)]
+        for old, new, why in zip(before + [MASK] * (len(now) - W), now, iteration["why"],
+                                 strict=True):
             assert (why is None) == (new == old)
             assert (why == "taken back") == (old != MASK and new == MASK)
-            backs += why == "taken back"
         best, ids = p.topk(10)
         for i in range(W):
             wanted = [(text(token), pytest.approx(share, abs=1e-4))
                       for token, share in zip(ids[i].tolist(), best[i].tolist()) if share > 5e-5]
             assert [tuple(pair) for pair in iteration["likeliest"][i]] == wanted
-            if olds[i] == MASK and now[i] != MASK:
+            if before[i] == MASK and now[i] != MASK:
                 assert iteration["confidence"][i] == pytest.approx(best[i, 0].item(), abs=1e-4)
         assert iteration["likeliest"][W:] == [[]] * (len(now) - W)
         assert iteration["tokens_computed"] == 4 + 3 + W, "picture, prompt, window"
-        before = now
-    assert backs == 1 and len(before) == 10
-
-
-@pytest.mark.parametrize("rule, limit, reasons", [
-    (lambda step: step.masked, 9, {"rule"}),
-    (lambda step: step.masked & False, 9, {"at least one"}),
-    (lambda step: step.masked & False, 1, {"limit"})])
-def test_reasons_are_told(rule, limit, reasons):
-    model, window = random_model(1), torch.full((1, 6), MASK)
-    trace = Trace(window)
-    decode(full(model, *INPUTS), window, model.config, rule, watch=trace, limit=limit)
-    iterations = told("", window[0], trace, Letters())["iterations"]
-    assert {why for iteration in iterations for why in iteration["why"] if why} == reasons
+    whys = {why for iteration in run["iterations"] for why in iteration["why"] if why}
+    assert whys == reasons
 
 
 @pytest.mark.parametrize("changes, said", [
     ({"format": "2"}, "format"), ({"runs": None}, "the file"),
-    ({"why": ["rule"]}, r"runs\[0\].iterations\[1\].why: expected 4"),
-    ({"likeliest": []}, r"runs\[0\].iterations\[1\].likeliest: expected 4"),
-    ({"confidence": None}, r"runs\[0\].iterations\[1\]")])
-def test_data_that_would_be_shown_wrongly_are_refused_with_their_place(tmp_path, changes, said):
+    ({"why": ["rule"]}, "runs[0].iterations[1].why: expected 4"),
+    ({"confidence": None}, "runs[0].iterations[1]")])
+def test_data_that_would_be_shown_wrongly_are_refused_with_their_place(tmp_path, capsys, changes,
+                                                                       said):
+    """And the example of the docs is not."""
+    words = ["show", "--data", str(tmp_path / "x.json"), "--picture", str(tmp_path / "x.html")]
     wrong = copy.deepcopy(EXAMPLE)
     (wrong if changes.keys() & wrong.keys() else wrong["runs"][0]["iterations"][1]).update(changes)
     (tmp_path / "x.json").write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match=f"x.json: .*{said}"):
-        read_decoding(tmp_path / "x.json")
-
-
-def test_the_example_of_the_docs_is_data(tmp_path, capsys):
+    err = refused(capsys, *words)
+    assert "x.json: " in err and said in err and not (tmp_path / "x.html").exists()
     (tmp_path / "x.json").write_text(json.dumps(EXAMPLE))
-    lab(["show", "--data", str(tmp_path / "x.json"), "--picture", str(tmp_path / "x.html")])
+    lab(words)
     assert "by hand: 2 iterations, 2 passes" in capsys.readouterr().out
     assert (tmp_path / "x.html").exists()
 
 
-def test_mistakes_of_the_command_line(tmp_path, capsys):
-    (tmp_path / "x.json").write_text("{")
-    for words, said in ((("--data", tmp_path / "x.json"), "x.json: "),
-                        (("--picture", "x.gif"), "--picture x.gif"),
-                        (("--checkpoint", SHIPPED_AR), str(SHIPPED_AR))):
-        assert said in refused(capsys, "show", "--picture", tmp_path / "x.html", *words)
-    assert not (tmp_path / "x.html").exists()
+def test_mistakes_of_the_command_line(capsys):
+    for words in (("--picture", "x.gif"), ("--checkpoint", str(SHIPPED_AR))):
+        assert words[1] in refused(capsys, "show", *words)
+
+
+def test_a_part_of_a_character_is_shown_as_its_bytes():
+    tokenizer = Tokenizer([])
+    ids = torch.tensor(tokenizer.encode("aé€"))
+    assert show(ids, ids, tokenizer) == r"a \xc3 \xa9 \xe2 \x82 \xac"
+    assert label(tokenizer.mask_id, tokenizer) == "_" and label(32, tokenizer) == ""
 
 
 # ---------------------------------------------------------------- the page
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A headless browser, its requests noted."""
+    """A headless browser, its errors noted."""
     paths = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
     driver, binary = shutil.which("chromedriver"), next(filter(None, paths), None)
     try:
@@ -147,7 +139,7 @@ def chromium():
     for word in ("headless=new", "no-sandbox", "disable-gpu", "disable-background-networking",
                  "disable-component-update", "disable-sync"):
         options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield browser
     browser.quit()
@@ -156,13 +148,10 @@ def chromium():
 class Page:
     """A page of the viewer, asked by CSS selectors."""
 
-    def __init__(self, browser, path, width=1366, theme="light"):
+    def __init__(self, browser, path, width=1366):
         self.browser = browser
         browser.set_window_size(width, 900)
-        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {
-            "features": [{"name": "prefers-color-scheme", "value": theme}]})
-        for log in ("browser", "performance"):
-            browser.get_log(log)  # what was there before
+        browser.get_log("browser")  # what was there before
         browser.get(path.as_uri())
 
     def all(self, selector):
@@ -205,57 +194,55 @@ def shown(tmp_path_factory):
     return folder / "x.html", json.loads((folder / "x.json").read_text())
 
 
-def made(tmp_path, data):
-    save_viewer(tmp_path / "made.html", data)
-    return tmp_path / "made.html"
-
-
 def test_it_opens_without_errors_or_network(chromium, shown):
     page = Page(chromium, shown[0])
     page.press("END")
     assert page.errors() == []
-    sent = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    urls = {event["params"]["request"]["url"] for event in sent
-            if event["method"] == "Network.requestWillBeSent"}
-    assert shown[0].as_uri() in urls
-    assert not [url for url in urls if not url.startswith(("file:", "data:"))]
     image = page.script("const i = document.getElementById('picture');"
                         "return [i.naturalWidth, i.naturalHeight, i.hidden]")
     assert image == [48, 48, False]
     assert len(page.all(".run")) == 4 and "--seed 9" in page.texts("#source")[0]
     page.script("fetch('http://127.0.0.1:9/').catch(() => 0)")
+    # so whatever else asked for the network would be among the errors, too
     page.wait(lambda: any("default-src 'none'" in error for error in page.errors()))
 
 
 def test_cells_show_what_the_decoding_did(chromium, shown):
-    """Against the decoding itself, done here again."""
-    model, tokenizer, origin = load(SHIPPED)
-    split = toy.examples(toy.of(origin), 1, 9, held_out=True, instruction=DESCRIBE)
-    prompts = pad_prompts([DESCRIBE], tokenizer, model.config.prompt_tokens)
-    window, seen = torch.full((1, model.config.window), tokenizer.mask_id), []
-    decode(prefilled(model, split.images, prompts), window, model.config, confident(0.9),
-           watch=lambda step, tokens: seen.append(
-               [x[0].tolist() for x in (step.tokens, tokens, step.proposal, step.confidence)]))
-    page = Page(chromium, shown[0])
+    page, run = Page(chromium, shown[0]), shown[1]["runs"][0]
+    page.press("HOME")
     assert all(classes == ["masked"] and words == [] for classes, words, _ in page.cells())
-    word = lambda token: "<eos>" if token == tokenizer.eos_id else tokenizer.decode([token]).strip()
-    for k, (before, tokens, proposal, confidence) in enumerate(seen, 1):
+    for k, iteration in enumerate(run["iterations"], 1):
         page.press("ARROW_RIGHT")
-        cells, committed = page.cells(), [i for i, old in enumerate(before) if old != tokens[i]]
-        by_rule = confidence[committed[0]] > 0.9
+        cells, tokens = page.cells(), iteration["tokens"]
+        committed = [why for why in iteration["why"] if why]
         for classes, words, i in cells:
-            if tokens[i] == tokenizer.mask_id:
-                assert classes == ["masked"] and words[0] == word(proposal[i]) and len(words) <= 3
+            if tokens[i] is None:
+                likeliest = iteration["likeliest"][i]
+                assert classes == ["masked"] and words[0] == likeliest[0][0] and len(words) <= 3
             else:
-                new = ["rule" if by_rule else "one"] if i in committed else []
-                assert words == word(tokens[i]) and classes == ["committed", *new]
+                new = {"rule": ["rule"], "at least one": ["one"], None: []}[iteration["why"][i]]
+                assert words == tokens[i] and classes == ["committed", *new]
         end = cells[-1][2]
-        assert set(tokens[end:]) == {tokenizer.eos_id}, "the last cell stands for all EOS"
+        assert set(tokens[end:]) == {"<eos>"}, "the last cell stands for all EOS"
         assert f"× {len(tokens) - end}" in page.all(".run:first-child .cell")[-1].text
-        why = "rule" if by_rule else "at least one"
-        assert f"{len(committed)} committed ({why})" in page.texts(".changed")[0]
-        assert f"iteration {k} of {len(seen)}, {k} pass" in page.texts(".stats")[0]
-    assert f"“{shown[1]['runs'][0]['caption']}” fully right" == page.texts(".caption")[0]
+        assert f"{len(committed)} committed ({committed[0]})" in page.texts(".changed")[0]
+        assert f"iteration {k} of {len(run['iterations'])}, {k} pass" in page.texts(".stats")[0]
+    assert f"“{run['caption']}” fully right" == page.texts(".caption")[0]
+
+
+def test_it_opens_on_the_first_iteration_and_fits_a_projector(chromium, shown, tmp_path):
+    """Two runs side by side on 1280 x 720 px: no word is cut, and their plots are to be seen."""
+    save_viewer(tmp_path / "x.html", shown[1] | dict(runs=shown[1]["runs"][:2]))
+    page = Page(chromium, tmp_path / "x.html", 1280)
+    assert page.texts("#now")[0].startswith("iteration 1 of")
+    while page.script("return +slider.value < +slider.max"):
+        assert page.script("""return [...document.querySelectorAll(".plot")].every(
+            plot => plot.getBoundingClientRect().bottom <= 720)""")
+        assert page.script("""return [...document.querySelectorAll(
+            ".cell b, .cell small, .cell .word span:first-child")].filter(
+            word => word.scrollWidth > word.clientWidth && word.clientWidth
+            ).map(word => word.textContent)""") == []
+        page.press("ARROW_RIGHT")
 
 
 def test_keys_slider_and_play(chromium, shown):
@@ -266,12 +253,12 @@ def test_keys_slider_and_play(chromium, shown):
                        ("END", last), ("ARROW_RIGHT", last), ("HOME", 0)):
         page.press(key)
         assert at(frame)
-    for button in ("#on", "#on", "#back"):
-        page.all(button)[0].click()
+    page.all("#on")[0].click()
     assert at(1)
     page.script("const s = document.getElementById('slider'); s.value = 3;"
                 "s.dispatchEvent(new Event('input'))")
-    assert at(3)
+    page.all("#back")[0].click()
+    assert at(2)
     page.press("END", "ARROW_LEFT", "SPACE")
     assert page.texts("#play") == ["stop"]
     page.press("SPACE")
@@ -279,23 +266,17 @@ def test_keys_slider_and_play(chromium, shown):
     page.press("SPACE")
     page.wait(lambda: page.texts("#play") == ["play"])
     assert at(last) and page.errors() == [], "it plays to the end, and stops"
-
-
-def test_runs_go_in_step_and_stay_when_finished(chromium, shown):
-    page = Page(chromium, shown[0])
-    page.press("END")
     lengths = [len(run["iterations"]) for run in shown[1]["runs"]]
     assert len(set(lengths)) > 1
-    for r, (length, stats) in enumerate(zip(lengths, page.texts(".stats"))):
-        assert stats.startswith(f"iteration {length} of {length},")
+    for r, (length, stats) in enumerate(zip(lengths, page.texts(".stats"), strict=True)):
+        assert stats.startswith(f"iteration {length} of {length},"), "in step, to its own end"
         news = [classes for classes, *_ in page.cells(r) if len(classes) > 1]
-        assert bool(news) == (length == max(lengths)), "no longer new once finished"
+        assert bool(news) == (length == last), "no longer new once finished"
 
 
 def test_the_top_ten_at_the_same_place_in_all_runs(chromium, shown):
     from selenium.webdriver import ActionChains
     page, runs, at = Page(chromium, shown[0]), shown[1]["runs"], 7
-    page.press("ARROW_RIGHT")
     for act in ("click", "move_to_element"):  # pointing is enough
         cell = page.all(f".run:nth-child(2) [data-position='{at}']")[0]
         getattr(ActionChains(chromium), act)(cell).perform()
@@ -325,7 +306,9 @@ BY_HAND = {"format": EXAMPLE["format"], "runs": [
 
 
 def test_every_reason_any_text_and_windows_that_change(chromium, tmp_path):
-    page = Page(chromium, made(tmp_path, BY_HAND))
+    save_viewer(tmp_path / "made.html", BY_HAND)
+    page = Page(chromium, tmp_path / "made.html")
+    page.press("HOME")
     assert [words for _, words, _ in page.cells()] == [[], [], "given <i>"]
     page.press("ARROW_RIGHT")
     first, second, given, grown = page.cells()
@@ -343,21 +326,16 @@ def test_every_reason_any_text_and_windows_that_change(chromium, tmp_path):
     assert page.errors() == [] and "</script>" in page.texts("h2")[0]
 
 
-@pytest.mark.parametrize("width, theme", [(480, "dark"), (1366, "light")])
-def test_widths_and_themes(chromium, shown, width, theme):
-    page = Page(chromium, shown[0], width, theme)
-    page.press("ARROW_RIGHT", "ARROW_RIGHT", "ARROW_RIGHT")
-    wide, seen, boxes = page.script("""
-        const d = document.documentElement
-        const boxes = document.querySelectorAll(".run:first-child .cell")
-        return [d.scrollWidth, d.clientWidth, [...boxes].map(x => x.getBoundingClientRect())
-          .map(x => [Math.round(x.width), Math.round(x.height)].join())]""")
-    assert wide <= seen and len(set(boxes)) == 1, "nothing sticks out, all cells are alike"
-    dark = lambda: sum(map(int, re.findall(r"\d+", page.script(
-        "return getComputedStyle(document.body).backgroundColor"))[:3])) < 382
-    assert dark() == (theme == "dark")
+def test_a_narrow_screen_and_both_themes(chromium, shown):
+    page = Page(chromium, shown[0], width=480)
+    page.press("ARROW_RIGHT")
+    wide, seen = page.script("const d = document.documentElement;"
+                             "return [d.scrollWidth, d.clientWidth]")
+    assert wide <= seen, "nothing sticks out"
+    paper = lambda: page.script("return getComputedStyle(document.body).backgroundColor")
+    before = paper()
     page.all("#theme")[0].click()
-    assert dark() != (theme == "dark")
+    assert paper() != before
 
 
 def test_the_bare_page_takes_a_file(chromium, tmp_path):
