@@ -1,10 +1,9 @@
 """Exercise 1: the forward process.
 
-To train a diffusion language model, destroy a response and let the model restore it. What destroys
-it is masking: draw a level t for each example, uniform between EPS and 1; then each token of that
-example's response becomes [MASK] with probability t, each token on its own. The EOS padding at the
-end of a response is part of it, and is masked like any other token: that is how the model learns
-where an answer ends. Image and prompt are not touched (they are not even given here).
+To train a diffusion language model, mask a response and let the model restore it: draw a level t
+for each example, uniform between EPS and 1; then each token of that example's response becomes
+[MASK] with probability t, each token on its own. The EOS padding at the end of a response is masked
+like any other token: that is how the model learns where an answer ends.
 
 Paper: the diffusion objective.
 Compare afterwards: `draw_t` and `forward_process` in mini_dimple.py.
@@ -25,6 +24,5 @@ def forward_process(response, t, mask_id):
     became [MASK].
 
     The response itself stays as it is. Hint: torch.rand gives numbers that are below t with
-    probability t; each of the B * W tokens needs one of its own. Mind the shapes when you compare
-    (B, W) with (B,)."""
+    probability t. Mind the shapes when you compare (B, W) with (B,)."""
     raise NotImplementedError

@@ -35,7 +35,6 @@ def diffusion_loss(model, images, prompt, response, masked, t):
                                      that you do not need here
       model.head(hidden)             logits over the vocabulary
       model.config.mask_id           the id of [MASK]
-    Which `causal` it is in this phase is yours to say. (model.logits and model(...) shift for you:
-    they pass, too, and teach you nothing.)
+    (model.logits and model(...) shift for you: they pass, too, and teach you nothing.)
     Hint: F.cross_entropy(..., reduction="none") wants (N, vocab) and (N,)."""
     raise NotImplementedError

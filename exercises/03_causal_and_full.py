@@ -2,12 +2,9 @@
 
 Dimple trains the same weights twice: first as an autoregressive (AR) model, where a position sees
 itself and what precedes it, then as a diffusion model, where every position sees every other. All
-that changes in the network is a mask inside attention. Write it:
+that changes is a mask inside attention. Write it; the trained models have to caption with it:
 
     softmax(q k^T / sqrt(hd) + mask) v
-
-Your function will then take the place of PyTorch's inside the trained models, and they have to
-caption as before.
 
 Paper: autoregressive-then-diffusion training.
 Compare afterwards: the argument `causal` of `Block.forward` in mini_dimple.py.

@@ -3,8 +3,7 @@
 A decoding rule says which masked positions to commit in this iteration. On the checker's 60 scenes
 a fixed count (`maskgit:2`: the two most confident) takes 24 passes and has 95% right;
 `confident:0.9` takes 10.8 and has 100% right. First beat the fixed count. Then be as right as
-`confident:0.9`, but for two scenes at most, in at most 7 passes on average. (A further look at the
-model, `step.look`, is a pass.)
+`confident:0.9`, but for two scenes at most, in at most 7 passes on average.
 
 Watch where the iterations go, before you start: `python sample.py --seed 9`. A bold threshold alone
 does not work: `--rule confident:0.5` mixes an object's two wordings. Why?
@@ -26,7 +25,7 @@ def rule(step):
 
     `step` is a `mini_dimple.Step`: step.confidence (B, W), step.masked (B, W) bool, step.proposal
     (B, W) ids, step.probs (B, W, vocab), step.tokens (B, W) ids, step.given (B, W) bool,
-    step.iteration. Of committed positions there is a confidence, too. An example without a mask is
-    finished, and stays in the batch. The loop ignores what is not masked, and commits the most
-    confident position of an example where the rule names none."""
+    step.iteration; step.look(tokens) is a further pass of the model. Of committed positions there
+    is a confidence, too. The loop ignores what is not masked, and commits the most confident
+    position of an example where the rule names none."""
     raise NotImplementedError

@@ -10,9 +10,8 @@ is kept saw it when it was all [MASK]. It is right in the pass in which it was m
 as tokens are committed.
 
 There are other ways to get such a prefix. One may run it before there is any window. And an engine
-that serves AR models has it already, made under the causal mask, where keeping it is exact. Write
-both; the checker decodes with each of them, and shows how many captions are right. One of them
-ruins four captions of five. Then say why.
+that serves AR models has it already, made under the causal mask. Write both; the checker decodes
+with each of them. One ruins four captions of five. Then say why.
 
 Paper: prefilling. Compare afterwards: `prefilled` and `Dimple.logits` in mini_dimple.py.
 Check: python -m exercises 6
@@ -46,8 +45,7 @@ def lone_past(model, prefix, causal):
     raise NotImplementedError
 
 
-# Why are so many captions wrong with that prefix? Run the checker first: its table has what speaks
-# for and against each. Write the letter in place of None.
+# Why are so many captions wrong with that prefix? Run the checker first, for its table.
 #   "a"  what is kept goes stale as tokens are committed
 #   "b"  what is kept has never seen the window
 #   "c"  parts of the picture have not seen the parts that follow

@@ -1,12 +1,10 @@
 """Exercise 7: structure priors and infilling.
 
 An AR model can be told how its answer begins, and no more. A diffusion model takes any tokens of
-its window as given, anywhere: a format, a fact, a length; decoding fills in the rest. Templates are
-written as text: `_` is one free token, `<end>` says that the response ends here, everything else is
-given. For example
+its window as given: a format, a fact, a length; decoding fills in the rest. Templates are text: `_`
+is one free token, `<end>` says that the response ends here, everything else is given. For example
 
-    "here we find a _ _ _ in"             the wording is given, the picture's words are free, and
-                                          so is all that follows
+    "here we find a _ _ _ in"             the wording is given; what follows is free, too
     "there is just _ _ _ _ at"            a later word can settle an earlier one: the first object
                                           is told as "a large red circle at the top left"
     "i can see at"                        and here as "at the top left a large red circle"

@@ -6,8 +6,7 @@ which the model is surest: with the highest mean confidence over its masked posi
 blocks that have a [MASK]. It is then finished, too, before another begins. Within a block, commit
 as confident decoding does: all masked positions above 0.9, else the most confident one.
 
-Before you run it: which block will come first, and what does the model know once that one is
-finished? The checker shows your rule beside blocks:16, on weaker weights, too.
+Before you run it: which block will come first, and what does the model know by then?
 
 A trap: where a rule names no position of an example, the loop commits that example's most confident
 one, of the WHOLE window.
@@ -26,8 +25,7 @@ def rule(step, k=16):
 
     Each example is in a block of its own. Which one it has begun is yours to remember:
     step.memory is a dict that is empty at the start of a decoding and lasts as long as it does.
-    Tokens may be given anywhere; a given token does not begin a block. An example without a [MASK]
-    is finished, and stays in the batch; what you name of it is ignored. Hint: torch.arange(W) // k
-    numbers the blocks; sums of a block's positions are a matrix product with F.one_hot, or a
-    scatter_add."""
+    A given token does not begin a block. An example without a [MASK] is finished, and stays in the
+    batch. Hint: torch.arange(W) // k numbers the blocks; sums of a block's positions are a matrix
+    product with F.one_hot, or a scatter_add."""
     raise NotImplementedError

@@ -5,8 +5,7 @@ EOS. The response ends at its first EOS, and every EOS after it is work for noth
 confidently, and as soon as an EOS is committed, cut the window behind the first one and go on with
 what is left. That EOS itself stays: the model sees by it how long the answer is to be.
 
-One example at a time here, no prefilling. Keep to what is committed: a proposal is no more than a
-guess.
+One example at a time here, no prefilling. A proposal is no more than a guess.
 
 Not part of Dimple: DAEDAL (arXiv 2508.00819) goes the other way and lets a short window grow.
 Compare afterwards: `response_ends` in mini_dimple.py.

@@ -22,8 +22,5 @@ EPS = 1e-3
 def twins(images, prompt, response, masked, t, mask_id):
     """images (B, 3, H, H), prompt (B, P), response (B, W) ids, masked (B, W) bool, t (B,) -> a
     batch twice as long, a tuple images (2B, 3, H, H), prompt (2B, P), response (2B, W), noisy
-    (2B, W), masked (2B, W), t (2B,).
-
-    Any order of the 2B rows will do, as long as a row's image, prompt, response, noisy response,
-    mask and level belong together."""
+    (2B, W), masked (2B, W), t (2B,), its rows in any order."""
     raise NotImplementedError

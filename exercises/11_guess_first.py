@@ -2,9 +2,8 @@
 
 Eight questions about the trained model of this repository. Before you run anything, and before you
 read docs/guide.md and docs/results.md, write down for each the range, in percent, in which you
-expect the answer: (low, high), at most 20 points wide. Then let the checker measure all eight (some
-10 seconds). Where you were wrong it says what was measured, and which command goes deeper; think
-about why, correct the range, and go on.
+expect the answer: (low, high), at most 20 points wide. Then let the checker measure all eight.
+Where you were wrong it says what was measured; think about why, and correct the range.
 
 All are shares of 60 held-out pictures whose caption is fully right, with confident:0.9 and
 prefilling unless a question says otherwise.
@@ -17,7 +16,7 @@ GUESS = {
     "confident:0.9": None,
     # every position whose proposal has a probability above one half
     "confident:0.5": None,
-    # the four most confident positions in each iteration: 12 iterations; confident:0.9 needs 10.8
+    # the four most confident positions in each iteration: 12 iterations
     "maskgit:4": None,
     # four positions at random in each iteration
     "random_order:4": None,

@@ -1,17 +1,14 @@
 """Exercise 12: the exact posterior by hand, and two words at once.
 
-What would a model without any error answer? All right captions of a scene are known, and how often
-each is used. So a perfect model is an average: of the captions that agree with what is already
-committed, weighted by their odds. For a picture of one object there are 16 of them: 4 openings,
-2 prepositions, 2 wordings ("a small red circle at the middle left", odds 0.55, or "at the middle
-left a small red circle", odds 0.45).
+All right captions of a scene are known, and how often each is used. So a perfect model is an
+average: of the captions that agree with what is already committed, weighted by their odds. For a
+picture of one object there are 16 of them: 4 openings, 2 prepositions, 2 wordings ("a small red
+circle at the middle left", odds 0.55, or "at the middle left a small red circle", odds 0.45).
 
 It is perfect, and still two words committed in one pass can make a caption that nobody would write:
-each position draws from its own distribution, and knows nothing of the other's draw. How often does
-that go well?
-
-Before you run it: where the two wordings have different words in two positions, what is the
-probability that both draws fit together? And if the second one is drawn a pass later?
+each position draws from its own distribution, and knows nothing of the other's draw. Before you run
+it: where the two wordings have different words in two positions, what is the probability that both
+draws fit together? And if the second one is drawn a pass later?
 
 Not part of Dimple: the toy set makes it possible. Why words that depend on each other should not
 be committed at once is section 4 of the EB-Sampler paper (arXiv 2505.24857).

@@ -2,13 +2,11 @@
 
 Words committed in one pass are drawn independently. What is lost by that is the KL divergence of
 their joint distribution from the product of their marginals: the sum of the entropies of the
-single words, less the entropy of all of them together. It is 0 where they are independent; from a
-list of all right captions it can be computed (exercise 12).
+single words, less the entropy of all of them together.
 
 A model gives marginals only. But all words together have at least the entropy of the most
 undecided one of them; so the loss is at most the sum of the entropies, less the largest.
-EB-Sampler keeps this bound below a number: rules/eb_sampler.py commits the positions of least
-entropy, as many as fit.
+EB-Sampler (rules/eb_sampler.py) commits as many positions as keep this bound below a number.
 
 Before you run it: on the board (docs/results.md) eb_sampler:0.5 is always right on the exact
 posterior, sampled, and eb_sampler:0.8 in one caption of eight. Between them something breaks, in a

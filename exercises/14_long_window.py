@@ -1,9 +1,8 @@
 """Exercise 14: EOS takes over a long window, and what random padding does.
 
-A response is shorter than its window; EOS fills the rest, and the diffusion phase learns that EOS,
-too, like any other token. Dimple pads by a random length, so that the model meets windows of many
-lengths: here one length for the whole batch, drawn anew for each batch. Write that padding, and
-which share of a batch is EOS.
+A response is shorter than its window; EOS fills the rest, and is learnt like any other token.
+Dimple pads by a random length, so that the model meets windows of many lengths: here one length for
+the whole batch, drawn anew for each. Write that padding, and which share of a batch is EOS.
 
 The shipped weights have met no window above 48 tokens, and no answer needs more than 39. Given one
 of 144 they have nothing right. Mend it without training: a rule that decodes such a window after
@@ -27,14 +26,13 @@ def pad(responses, longest, eos_id, generator):
 
 def eos_share(lengths, W):
     """(b) lengths (B,): tokens of each response, without EOS -> float, the share of EOS among the
-    B * W tokens of the batch. (Each token is masked with the same probability: so it is the share
-    of the tokens that the loss counts.)"""
+    B * W tokens of the batch."""
     raise NotImplementedError
 
 
 def rule(step, longest=48):
     """(c) step: a `mini_dimple.Step` -> positions to commit, bool (B, W), or the next window, ids
     (B, W'), which may be shorter: it is cut at its end. As confident decoding at 0.9, in windows of
-    any length, of a model that knows windows up to `longest`. step.tokens (B, W) is the window, and
-    step.confidence and step.proposal (B, W) come of a pass that has seen all of it."""
+    any length, of a model that knows windows up to `longest`. step.confidence and step.proposal
+    (B, W) come of a pass that has seen all of step.tokens (B, W)."""
     raise NotImplementedError

@@ -1,10 +1,10 @@
 """Exercise 15: one rule for three models: the perfect one, a trained one, an unsure one.
 
 The board grades a rule on the exact posterior (what it loses there is its own fault), on the
-trained weights, and on weaker ones, of the middle of their training (`weights/weak.pt`). Few rules
-are good on all three. `confident:0.9` is nearly always right on the first two, and four times of
-five on the weak one, in 11 to 12 passes. Beat it everywhere, on the checker's 64 scenes, each
-captioned greedily and with sampled words (temperature 1), 128 captions for each model:
+trained weights, and on weaker ones, of the middle of their training (`weights/weak.pt`).
+`confident:0.9` is nearly always right on the first two, and four times of five on the weak one, in
+11 to 12 passes. Beat it everywhere, on the checker's 64 scenes, each captioned greedily and with
+sampled words (temperature 1), 128 captions for each model:
 
 - exact and trained: as many right, but for two at most;
 - weak: at least four more right;

@@ -1,15 +1,14 @@
 """Checks exercise 3: the values, and the trained models running on the reader's attention."""
-from contextlib import contextmanager
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
 
-from exercises.checks import ask, compare, count_right, scenes, shipped, teach, teach_tensor
+from exercises.checks import (MODEL, SOME, TOKENIZER, ask, compare, count_right, shipped, teach,
+                              teach_tensor)
 from lab.evaluate import decoded
 from mini_dimple import confident, decode_ar, full
 
-SOME = scenes()
 WHOLE = F.scaled_dot_product_attention
 
 
@@ -43,21 +42,19 @@ def the_values(solution):
             f"With causal={causal} the values are not softmax(q k^T / sqrt(hd) + mask) v. ", 1e-4)
 
 
-@contextmanager
 def plugged(solution, swapped=False):
-    """Inside, the models run on the reader's attention; `swapped`: causal where it was full, full
-    where it was causal."""
+    """-> a context in which the models run on the reader's attention; `swapped`: causal where it
+    was full, full where it was causal."""
     def plug(q, k, v, is_causal=False):
         if q.shape != k.shape:  # with a cache there are more keys than queries: not this exercise
             return WHOLE(q, k, v, is_causal=is_causal)
         return solution.attention(q, k, v, is_causal != swapped)
-    with mock.patch.object(F, "scaled_dot_product_attention", plug):
-        yield
+    return mock.patch.object(F, "scaled_dot_product_attention", plug)
 
 
 WAYS = {  # of captioning rows of scenes -> Decoded
     "diffusion phase, full attention": lambda rows: decoded(
-        shipped()[0], SOME[rows], confident(0.9), full),
+        MODEL, SOME[rows], confident(0.9), full),
     "AR phase, causal": lambda rows: decode_ar(shipped("ar")[0], *SOME[rows][:2], 48)}
 
 
@@ -73,26 +70,23 @@ CHECKS = [the_values, the_trained_models_caption_with_it]
 
 
 def sees(solution, causal, T=4):
-    """Does the output at i change with what stands at j? By trying -> a row of words for each i."""
+    """Does the output at i depend on the value at j? -> a row of words for each i."""
     q, k, v = torch.randn(3, 1, 2, T, 8, generator=torch.Generator().manual_seed(0))
-    before, columns = solution.attention(q, k, v, causal), []
-    for moved in torch.eye(T)[:, :, None]:
-        after = solution.attention(q, k + moved, v - moved, causal)
-        columns.append((after - before).abs().amax((0, 1, 3)) > 1e-6)
-    return [" ".join("x" if one else "." for one in row) for row in torch.stack(columns, 1)]
+    outputs = lambda v: solution.attention(q, k, v, causal).sum((0, 1, 3))  # (T,)
+    depends = torch.autograd.functional.jacobian(outputs, v).abs().sum((1, 2, 4)) > 0  # (T, T)
+    return [" ".join("x" if one else "." for one in row) for row in depends]
 
 
-@torch.no_grad()
 def show(solution):
     """Who sees whom, and what the models do under each other's attention."""
-    rows = zip(sees(solution, True), sees(solution, False))
-    lines = ["Who sees whom, by trying your function (a row: what one position sees):",
-             "causal=True    causal=False", *(f"{a}        {b}" for a, b in rows),
-             f"A right caption:\n    {SOME.split.texts[0]}"]
+    yield "Who sees whom, by trying your function (a row: what one position sees):"
+    yield "causal=True    causal=False"
+    yield from map("        ".join, zip(sees(solution, True), sees(solution, False)))
+    yield f"A right caption:\n    {SOME.split.texts[0]}"
     for name, way in WAYS.items():
-        with plugged(solution, swapped=True):
+        with plugged(solution, swapped=True), torch.no_grad():
             out = way(slice(16))
-        texts = [SOME.tokenizer.decode(out.response(b)) for b in range(16)]
-        lines.append(f"The weights of the {name.split(',')[0]}, with your function the other way "
-                     f"round, {count_right(texts)} of 16 right:\n    {texts[0]}")
-    return "\n".join([*lines, "What has each phase learnt to rely on, that it does not find here?"])
+        texts = [TOKENIZER.decode(out.response(b)) for b in range(16)]
+        yield (f"The weights of the {name.split(',')[0]}, with your function the other way round, "
+               f"{count_right(texts)} of 16 right:\n    {texts[0]}")
+    yield "What has each phase learnt to rely on, that it does not find here?"

@@ -1,13 +1,12 @@
 """Checks exercise 13: numbers from the list of captions, then EB-Sampler on the exact posterior."""
-import itertools
 import math
 import random
 
 import torch
 
 from data import toy
-from exercises.checks import compare, mean, measured, number
-from exercises.checks.exact_posterior import MASK, cases, masked_places, told, words
+from exercises.checks import MASK, compare, mean, measured, number
+from exercises.checks.exact_posterior import cases, masked_places, told, words
 
 ODDS = toy.WORDINGS["two"][0]
 BESIDE = 0.002  # nats: how far below and above the reader's number
@@ -33,19 +32,14 @@ def mistaken(some, tokens, places):
     error, bound = error_and_bound(some, places, weight)
     single = [entropy(some, [place], weight) for place in places]
     captions = torch.special.entr(weight / weight.sum()).sum().item()
-    pairs = map(list, itertools.combinations(places, 2))
     return {
         "That is in bits: take the natural logarithm.": (error / math.log(2), bound / math.log(2)),
         "Leave out the captions that disagree with what is committed.":
             error_and_bound(some, places, some.odds),
         "All captions that agree count the same in yours; use their odds.":
             error_and_bound(some, places, agrees.float()),
-        "That is the other of the two.": (bound, error),
         "Captions that are alike at the places are one outcome: add up their odds first.":
             (sum(single) - captions, math.nan),
-        "You add up what each pair shares. Take all words together: a third that is tied tells "
-        "nothing new.": (sum(error_and_bound(some, pair, weight)[0] for pair in pairs), math.nan),
-        "The sign is the wrong way round.": (-error, -bound),
         "You subtract the smallest entropy, not the largest.":
             (math.nan, sum(single) - min(single)),
         "That has to be subtracted from the sum of the single entropies.":
@@ -79,8 +73,7 @@ def where_it_breaks(solution):
             "That is in bits: take the natural logarithm.": right / math.log(2),
             "That is ln 2, for even odds; unequal ones leave less open.": math.log(2),
             "That is the sum of both entropies. EB-Sampler leaves the largest one of them out: one "
-            "word alone always fits.": 2 * right,
-            "They do not fit for free: what is the bound of two tied words?": 0},
+            "word alone always fits.": 2 * right},
             f"breaks_at({p}) is {right:.4f} nats; yours: {value:.4f}. ", 1e-4)
 
 
@@ -91,22 +84,20 @@ def show(solution):
     """The reader's numbers for some words of a first pass; EB-Sampler on either side of the number
     at which it breaks."""
     some, at = told(), number(solution.breaks_at(ODDS), "breaks_at")
-    tokens, lines, rows = torch.full_like(some.captions[0], MASK), [], []
+    tokens = torch.full_like(some.captions[0], MASK)
+    yield f"The first pass of \"{words(some.captions[some.odds.argmax()])}\", in nats:"
+    yield f"{'places':35s}{'joint error':>12s}{'bound':>12s}"
     for places, name in (([4, 5], "tied: of one wording"), ([0, 1, 2], "tied: the opening"),
                          ([3, 4], "the first word says more"), ([0, 4], "independent"),
                          ([0, 4, 5], "two of them tied")):
         found = [float(some.ask(function, tokens, places))
                  for function in (solution.joint_error, solution.bound)]
-        lines.append("{:35s}{:12.3f}{:12.3f}".format(
-            f"{', '.join(map(str, places)):9s}{name}", *found))
+        yield "{:9s}{:26s}{:12.3f}{:12.3f}".format(", ".join(map(str, places)), name, *found)
+    yield f"Your breaks_at({ODDS}) = {at:.4f}. On the exact posterior, sampled, 60 scenes:"
     for limit in (at - BESIDE, at + BESIDE, math.log(2) + BESIDE):
         found = measured(f"eb_sampler:{limit:.4f}", 60, "exact", 1.0)
         counts = [f", {word} {found.wrong.count(word)}" for word in toy.MISTAKES
                   if word in found.wrong]
-        rows.append(f"eb_sampler:{limit:.4f}  {mean(found.right):7.1%} right in "
-                    f"{mean(found.passes):.2f} passes{''.join(counts)}")
-    return "\n".join([
-        f"The first pass of \"{words(some.captions[some.odds.argmax()])}\", in nats:",
-        f"{'places':35s}{'joint error':>12s}{'bound':>12s}", *lines,
-        f"Your breaks_at({ODDS}) = {at:.4f}. On the exact posterior, sampled, 60 scenes:", *rows,
-        "Which words does the last one commit together that the second did not?"])
+        yield (f"eb_sampler:{limit:.4f}  {mean(found.right):7.1%} right in "
+               f"{mean(found.passes):.2f} passes{''.join(counts)}")
+    yield "Which words does the last one commit together that the second did not?"

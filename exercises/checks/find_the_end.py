@@ -4,12 +4,10 @@ import math
 
 import torch
 
-from exercises.checks import Watched, ask, count_right, scenes, shipped, teach, teach_tensor
+from exercises.checks import (CONFIG, EOS, SOME, TOKENIZER, Watched, ask, count_right, teach,
+                              teach_tensor)
 
-MODEL, TOKENIZER = shipped()
-SOME = scenes()
-EOS = MODEL.config.eos_id
-N, W = 32, MODEL.config.window
+N, W = 32, CONFIG.window
 
 
 def tokens_of(solution, model, given):
@@ -20,20 +18,19 @@ def tokens_of(solution, model, given):
 
 
 def where_the_window_is_cut(solution):
-    """A scripted model: it is sure of an EOS at 30 first, then of one at 12, then of all words.
-
-    In its first pass it also thinks that there may be one at 5, with a probability of 0.6."""
+    """A scripted model: it is sure of an EOS at 30 first (with one of 0.6 at 5), then of one at
+    12, then of all words."""
     seen = []
 
     def model(images, prompt, tokens, causal):
         seen.append(tokens.shape[1])
-        logits = torch.zeros(1, W, MODEL.config.vocab_size)
+        logits = torch.zeros(1, W, CONFIG.vocab_size)
         if len(seen) == 1:
             logits[0, 5, EOS] = math.log(1.5 * (logits.shape[-1] - 2))  # the others: 0
         place, token = {1: (30, EOS), 2: (12, EOS)}.get(len(seen), (slice(12), 7))
         logits[0, place, token] = 20.0
         return logits[:, :tokens.shape[1]]
-    model.config = MODEL.config
+    model.config = CONFIG
     tokens = tokens_of(solution, model, SOME[:1])
     teach(seen[:3] == [48, 31, 13] and tokens == [7] * 12 + [EOS] * 36,
           "A model that commits an EOS at place 30 in its first pass and another at place 12 in "
@@ -46,7 +43,7 @@ def where_the_window_is_cut(solution):
 def decoded(solution, b):
     """-> the tokens that the reader's loop gives scene b, and how long the windows of its passes
     were."""
-    model = Watched(W + 1)
+    model = Watched()
     tokens = tokens_of(solution, model, SOME[b:b + 1])
     return tokens, [window.shape[1] for window in model.windows]
 
@@ -78,12 +75,12 @@ CHECKS = [where_the_window_is_cut, it_pays_and_captions_stay_right]
 
 def show(solution):
     """The windows of a short and of a long caption, and what it saves in all."""
-    lines = []
+    yield "The window in each pass, of two captions:"
     for tokens, lengths in (decoded(solution, b) for b in (4, 1)):  # one object, four objects
-        lines += [f"  {caption(tokens)}", f"      windows of {' '.join(map(str, lengths))}"]
+        yield f"  {caption(tokens)}"
+        yield f"      windows of {' '.join(map(str, lengths))}"
     shrunk, whole = positions(solution)
-    return "\n".join(["The window in each pass, of two captions:", *lines,
-                      f"Positions of the window computed for {N} captions: {shrunk} instead of "
-                      f"{whole}, {1 - shrunk / whole:.0%} less.",
-                      "Passes stay as many. What would have to differ for this to save time on a "
-                      "GPU, in a batch?"])
+    yield (f"Positions of the window computed for {N} captions: {shrunk} instead of {whole}, "
+           f"{1 - shrunk / whole:.0%} less.")
+    yield ("Passes stay as many. What would have to differ for this to save time on a GPU, in a "
+           "batch?")

@@ -1,15 +1,11 @@
 """Checks exercise 1."""
 import torch
 
-from exercises.checks import (ask, compare, scenes, shipped, teach, teach_tensor,
+from exercises.checks import (EOS, MASK, MODEL, SOME, TOKENIZER, ask, compare, teach, teach_tensor,
                               teach_tuple)
 from lab.evaluate import decoded
 from lab.trace import show as in_words
 from mini_dimple import confident
-
-MODEL, TOKENIZER = shipped()
-SOME = scenes()
-MASK, EOS = MODEL.config.mask_id, MODEL.config.eos_id
 
 
 def levels(solution):
@@ -49,8 +45,7 @@ def each_token_on_its_own(solution):
     B, W = 4000, 48
     masked = masked_by(solution, torch.zeros(B, W, dtype=torch.long), torch.full((B,), 0.5)).float()
     spread = masked.sum(1).var()  # of a binomial: W / 4 = 12
-    centred = masked - 0.5
-    neighbours = (centred[:, 1:] * centred[:, :-1]).mean() * 4  # their correlation
+    neighbours = ((masked[:, 1:] - 0.5) * (masked[:, :-1] - 0.5)).mean() * 4  # their correlation
     teach(neighbours.abs() < 0.05 and (masked.mean(0) - 0.5).abs().max() < 0.06 and 9 < spread < 15,
           "The tokens are not masked independently of place, example and each other: all examples "
           "have the same mask, or as many masks. Each of the B * W tokens draws its own number.")
@@ -76,9 +71,10 @@ def show(solution):
     for t in (0.3, 0.6, 0.9):
         lines[f"t = {t}"] = solution.forward_process(response, torch.tensor([t]), MASK)[0]
     lines["restored"] = decoded(MODEL, (*SOME[:1][:2], lines["t = 0.9"]), confident(0.9)).tokens
-    return "\n".join([
-        "A held-out picture's caption, noised by your forward process (_ is [MASK], *3: three in a "
-        "row),", "and what the trained model, which sees the picture, makes of the last:",
-        *(f"{name:9s} {in_words(ids[0], ids[0], TOKENIZER)}" for name, ids in lines.items()),
-        f"A batch of eight, by your draw_t: t = {' '.join(f'{t:.2f}' for t in solution.draw_t(8))}",
-        "Which of its words could the model know at t = 0.9, and which could it only guess?"])
+    yield "A held-out picture's caption, noised by your forward process (_: [MASK], *3: three),"
+    yield "and what the trained model, which sees the picture, makes of the last:"
+    for name, ids in lines.items():
+        yield f"{name:9s} {in_words(ids[0], ids[0], TOKENIZER)}"
+    drawn = " ".join(f"{t:.2f}" for t in solution.draw_t(8))
+    yield f"A batch of eight, by your draw_t: t = {drawn}"
+    yield "Which of its words could the model know at t = 0.9, and which could it only guess?"

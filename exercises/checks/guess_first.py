@@ -4,25 +4,24 @@ import random
 
 import torch
 
-from exercises.checks import measured, scenes, shipped, teach
+from exercises.checks import CONFIG, MODEL, TOKENIZER, measured, scenes, teach
 from lab.claims import follow, make_priors
 from lab.evaluate import decoded, graded
 from lab.variants import unseen
 from mini_dimple import confident, decode_ar
 
 N, WIDEST = 60, 20  # scenes; points
-MODEL, TOKENIZER = shipped()
 SOME = scenes(N)
 
 
 def wrong_colour():
     rng = random.Random(0)
-    priors = [make_priors(ids, scene, MODEL.config, TOKENIZER, SOME.board, rng)
+    priors = [make_priors(ids, scene, CONFIG, TOKENIZER, SOME.board, rng)
               ["the last object's colour, wrong"]
               for ids, scene in zip(SOME.responses, SOME.split.scenes)]
     windows = torch.stack([prior.window for prior in priors])
     answers = decoded(MODEL, (*SOME[:N][:2], windows), confident(0.9)).tokens
-    return [follow(answer, prior, TOKENIZER, SOME.board, MODEL.config)[1]
+    return [follow(answer, prior, TOKENIZER, SOME.board, CONFIG)[1]
             for answer, prior in zip(answers, priors)]
 
 
@@ -79,7 +78,7 @@ CHECKS = [guesses]
 
 
 def show(solution):
-    lines = [f"{question:32s} {low:>6.0f} to {f'{high:.0f}%':5s} {share(question):>11.0f}%"
-             for question, (low, high) in solution.GUESS.items()]
-    return "\n".join([f"{'':32s} you guessed    measured ({N} scenes)", *lines,
-                      "Both fixed counts take 12 iterations. Why is the careful one the worse?"])
+    yield f"{'':32s} you guessed    measured ({N} scenes)"
+    for question, (low, high) in solution.GUESS.items():
+        yield f"{question:32s} {low:>6.0f} to {f'{high:.0f}%':5s} {share(question):>11.0f}%"
+    yield "Both fixed counts take 12 iterations. Why is the careful one the worse?"

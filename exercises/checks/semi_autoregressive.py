@@ -3,12 +3,10 @@ import itertools
 
 import torch
 
-from exercises.checks import mean, measured, scenes, shipped, teach, teach_tensor
+from exercises.checks import CONFIG, MODEL, SOME, TOKENIZER, mean, measured, teach, teach_tensor
 from lab.trace import Trace, show as in_words
 from mini_dimple import decode, prefilled
 
-MODEL, TOKENIZER = shipped()
-CONFIG = MODEL.config
 B, W = 5, 48
 
 
@@ -46,7 +44,6 @@ def blocks(solution):
 WRONG = {  # lesson -> what was maximised (all confidences of a block, its masked ones)
     "Yours is the first one with a [MASK], as in rules/blocks.py.": lambda every, free: 0,
     "Yours has the highest mean over ALL positions.": lambda every, free: every.mean(),
-    "Yours has the single most confident position.": lambda every, free: free.max(),
     "Yours has the highest sum: divide by how many are masked.": lambda every, free: free.sum()}
 
 
@@ -69,9 +66,8 @@ def of_row(named, masked, confidence, begun, k):
         why = ("Where none of the block passes 0.9, name its most confident position yourself: the "
                "loop would take that of the WHOLE window, which breaks the order.")
     elif chosen != {now} and begun == now:
-        why = ("It has begun that block: finish it before you choose the next. Which one was begun "
-               "has to be remembered, for each example, in step.memory, which is new for each "
-               "decoding.")
+        why = ("It has begun that block: finish it before you choose the next. Remember it, for "
+               "each example, in step.memory, which is new for each decoding.")
     elif chosen != {now}:
         why = ("That block has the highest mean confidence over its masked positions. "
                + next((text for text, score in WRONG.items() if {best(score)} == chosen), ""))
@@ -89,22 +85,20 @@ CHECKS = [blocks, captions]
 
 def show(solution):
     """The order of the blocks in one caption, and the reader's rule beside two others."""
-    images, prompt, window = scenes()[1:2]
+    images, prompt, window = SOME[1:2]
     trace, order, before = Trace(window), {}, window[0]
     decode(prefilled(MODEL, images, prompt), window, CONFIG, solution.rule, watch=trace)
     for tokens in (record.tokens[0] for record in trace):
         order |= dict.fromkeys(((tokens != before).nonzero()[:, 0] // 16).unique().tolist())
         before = tokens
-    lines = []
-    for rule in ("confident:0.9", "blocks:16", solution.rule):
-        both = [measured(rule, block=block) for block in ("trained", "weak")]
+    yield f"One caption: {in_words(before, before, TOKENIZER)}"
+    yield f"Your rule takes its blocks of 16 in this order: {', '.join(map(str, order))}"
+    yield "Fully right of 64 captions, passes, and how many captions miss an object:"
+    yield f"{'':15s}{'trained weights':>31s}{'weaker weights':>31s}"
+    for name, rule in {"confident:0.9": "confident:0.9", "blocks:16": "blocks:16",
+                       "yours, k = 16": solution.rule}.items():
         cells = [f"{sum(found.right)} of 64 in {mean(found.passes):.2f}, "
-                 f"{found.wrong.count('missing')} missing" for found in both]
-        lines.append("{:15s}{:>31s}{:>31s}".format(
-            rule if isinstance(rule, str) else "yours, k = 16", *cells))
-    return "\n".join([
-        f"One caption: {in_words(before, before, TOKENIZER)}",
-        f"Your rule takes its blocks of 16 in this order: {', '.join(map(str, order))}",
-        "Fully right of 64 captions, passes, and how many captions miss an object:",
-        f"{'':15s}{'trained weights':>31s}{'weaker weights':>31s}", *lines,
-        "From which end does your rule write, and which mistake becomes rare by it?"])
+                 f"{found.wrong.count('missing')} missing"
+                 for found in (measured(rule, block=block) for block in ("trained", "weak"))]
+        yield "{:15s}{:>31s}{:>31s}".format(name, *cells)
+    yield "From which end does your rule write, and which mistake becomes rare by it?"

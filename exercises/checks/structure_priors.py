@@ -4,14 +4,10 @@ import re
 
 import torch
 
-from exercises.checks import count_right, scenes, shipped, teach, teach_tensor
+from exercises.checks import EOS, MASK, MODEL, SOME, TOKENIZER, count_right, teach, teach_tensor
 
-MODEL, TOKENIZER = shipped()
-SOME = scenes()
-MASK, EOS = MODEL.config.mask_id, MODEL.config.eos_id
 TEMPLATES = ["here we find a _ _ _ in", "i can see a _ _ _ at the _ _<end>",
-             "_ _ _ a large _ circle", "the picture shows<end>", "", "_", "there is just a _ red",
-             "i can see at", "i can see a small red circle at the top left<end>"]
+             "_ _ _ a large _ circle", "the picture shows<end>", "", "_"]
 
 
 def slow_window(template, length):
@@ -71,11 +67,10 @@ CHECKS = [windows, the_wording_is_kept]
 
 def show(solution):
     """One picture, captioned by the reader's templates."""
-    lines = []
+    yield f"A held-out picture; one right caption is:\n      {SOME.split.texts[0]}"
+    yield "Your infilling of it, by what is given:"
     for template in ("", "i can see at", "_ _ _ a _ purple",
                      "there is just a _ _ _ at the _ _<end>"):
-        lines += [f"  {template!r}", f"      {answers(solution, [0], template)[0]}"]
-    return "\n".join([f"A held-out picture; one right caption is:\n      {SOME.split.texts[0]}",
-                      "Your infilling of it, by what is given:", *lines,
-                      "Nothing in it is purple, and it has more than one object. What does the "
-                      "model do with what is false?"])
+        yield f"  {template!r}\n      {answers(solution, [0], template)[0]}"
+    yield ("Nothing in it is purple, and it has more than one object. What does the model do with "
+           "what is false?")

@@ -10,9 +10,8 @@ TOO_FEW = {
              "0.55 and 0.45 likely, mix if committed together. Which open words may share a pass?",
     "trained": "Too few, though the perfect model has enough. A trained model's odds waver about "
                "the perfect one's, 0.55 and 0.45: is your threshold far enough from that?",
-    "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure, "
-            "and a later pass may know better. step.probs has the committed positions, too: what "
-            "has become improbable can be taken back."}
+    "weak": f"At least {MORE} more must be right. An unsure model is often wrong where it is sure. "
+            "step.probs has the committed positions, too: take back what has become improbable."}
 
 
 def three_models(solution):
@@ -39,14 +38,12 @@ CHECKS = [three_models]
 def show(solution):
     """The reader's row beside the board's."""
     ways = [(block, temperature) for block in BLOCKS for temperature in (0.0, 1.0)]
-    lines = []
+    yield f"Fully right of {N}, and passes:"
+    yield " " * 14 + "".join(f"{f'{block}, ' + ('sampled' if t else 'greedy'):>17s}"
+                             for block, t in ways)
     for name, rule in ((BASE, BASE), ("yours", solution.rule)):
         found = [measured(rule, N, *one) for one in ways]
-        lines.append(f"{name:14s}" + "".join(
-            f"{sum(one.right):11d} {mean(one.passes):5.2f}" for one in found))
-    heads = [f"{block}, {'sampled' if t else 'greedy'}" for block, t in ways]
-    return "\n".join([f"Fully right of {N}, and passes:",
-                      " " * 14 + "".join(f"{head:>17s}" for head in heads), *lines,
-                      "The whole board, on 300 scenes: python -m lab rules --rule FILE",
-                      "What does it cost where the model is perfect, and nothing needs a second "
-                      "thought?"])
+        yield f"{name:14s}" + "".join(
+            f"{sum(one.right):11d} {mean(one.passes):5.2f}" for one in found)
+    yield "The whole board, on 300 scenes: python -m lab rules --rule FILE"
+    yield "What does it cost where the model is perfect, and nothing needs a second thought?"

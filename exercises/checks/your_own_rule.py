@@ -27,33 +27,33 @@ def each_example_on_its_own(solution):
           "mean or any run over the whole (B, W). Use dim=1: each row is an example of its own.")
 
 
-def beside(solution, other):
-    """-> shares right and passes of the reader's rule and of another, and all in words."""
+def beside(solution, other, fewer, most, too_few, too_slow):
+    """Fail unless at most `fewer` less of the captions are right than with another rule, in at most
+    most(its passes) passes."""
     (right, passes), (theirs, their_passes) = figures(solution.rule), figures(other)
-    return right, passes, theirs, their_passes, (
-        f"Your rule: {right:.1%} fully right in {passes:.2f} passes. {other}: {theirs:.1%} in "
-        f"{their_passes:.2f}. ")
+    said = (f"Your rule: {right:.1%} fully right in {passes:.2f} passes. {other}: {theirs:.1%} in "
+            f"{their_passes:.2f}. ")
+    teach(right >= theirs - fewer, said + too_few)
+    teach(passes <= most(their_passes), said + too_slow)
 
 
 def beats_a_fixed_count(solution):
-    right, passes, theirs, their_passes, said = beside(solution, "maskgit:2")
-    teach(right >= theirs, said + "Too few are right. Tokens committed in one iteration are chosen "
-          "independently. Where two are nearly as good (at or in; an object's size first, or its "
-          "place), each position picks for itself, and they mix. Which has to see another's choice "
-          "first?")
-    teach(passes < their_passes / 2, said + "Too slow: commit all that is sure at once, however "
-          "many that are. (A look of the rule's own, step.look, is a pass, too.)")
+    beside(solution, "maskgit:2", 0, lambda passes: passes / 2,
+           "Too few are right. Tokens committed in one iteration are chosen independently: where "
+           "two are nearly as good (at or in; an object's size first, or its place), they mix. "
+           "Which has to see another's choice first?",
+           "Too slow: commit all that is sure at once. (A look of the rule's own, step.look, is a "
+           "pass, too.)")
 
 
 def as_right_in_fewer_passes_than_confident(solution):
-    right, passes, theirs, their_passes, said = beside(solution, "confident:0.9")
-    teach(right > theirs - WORSE, said + "Fast, but too few are right: committed together, "
-          "undecided words mix. A lower threshold alone is not the way.")
-    teach(passes <= MOST, said + f"More than {MOST}: in many of your passes a single token goes. "
-          "Look at a trace (python sample.py --seed 9 --rule FILE): what does such a token decide, "
-          "and what may be in a pass together with it, so that nothing mixes? (Of committed "
-          "positions there is a confidence, too, a high one: an argmax over all positions finds "
-          "those, and they are ignored.)")
+    beside(solution, "confident:0.9", WORSE, lambda _: MOST,
+           "Fast, but too few are right: committed together, undecided words mix. A lower "
+           "threshold alone is not the way.",
+           f"More than {MOST}: in many of your passes a single token goes. Look at a trace (python "
+           "sample.py --seed 9 --rule FILE): what does such a token decide, and what may go with "
+           "it, so that nothing mixes? (Committed positions have a high confidence, too: an argmax "
+           "over all positions finds those, and they are ignored.)")
 
 
 CHECKS = [each_example_on_its_own, beats_a_fixed_count, as_right_in_fewer_passes_than_confident]
@@ -64,14 +64,14 @@ def show(solution):
     found = {"maskgit:2": [figures("maskgit:2")],
              "confident:0.9": [figures("confident:0.9", *one) for one in WAYS],
              "yours": [figures(solution.rule, *one) for one in WAYS]}
-    rows = [f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in cells)
-            for name, cells in found.items()]
+    yield (f"Fully right, and passes, of {N} scenes, on the trained weights and on the exact "
+           "posterior, greedy and sampled:")
+    yield " " * 14 + "".join(
+        f"{name:>17s}" for name in ("trained, greedy", "sampled", "exact, greedy", "sampled"))
+    for name, cells in found.items():
+        yield f"{name:14s}" + "".join(f"{right:11.1%} {passes:5.2f}" for right, passes in cells)
     reached = all(right > theirs - WORSE and passes <= STRETCH
                   for (right, passes), (theirs, _) in zip(found["yours"], found["confident:0.9"]))
-    return "\n".join([
-        f"Fully right, and passes, of {N} scenes, on the trained weights and on the exact "
-        "posterior, greedy and sampled:", " " * 14 + "".join(
-            f"{name:>17s}" for name in ("trained, greedy", "sampled", "exact, greedy", "sampled")),
-        *rows, f"Stretch goal (in each column as right as confident:0.9 but for two scenes, in at "
-        f"most {STRETCH} passes): {'reached' if reached else 'not yet'}.",
-        "The whole board: python -m lab rules --rule FILE"])
+    yield ("Stretch goal (in each column as right as confident:0.9 but for two scenes, in at most "
+           f"{STRETCH} passes): {'reached' if reached else 'not yet'}.")
+    yield "The whole board: python -m lab rules --rule FILE"
