@@ -25,6 +25,8 @@ def losses(images, prompt, response, masked, t):
     return loss(right), {
         "The shift is missing: the state at position i predicts token i + 1, in both phases.":
             loss(token_nll(own_place, response)),
+        "The shift goes the wrong way. The logits for a token stand one position BEFORE it.":
+            loss(token_nll(own_place.roll(-1, 1), response)),
         "The diffusion phase has full attention: a masked token may look at what follows it.":
             loss(nll(noisy, True)),
         "The model sees the answer itself. Give it [MASK] where `masked` is True.":
@@ -38,7 +40,8 @@ def losses(images, prompt, response, masked, t):
         "The weight 1/t is missing, which makes every level count alike.": kept.mean() / W,
         "t was broadcast against the whole batch, (B, 1) against (B,). Sum without keepdim.":
             (kept[:, None] / t).mean() / W,
-        "Divide by the window length W, too, so that the loss is per token.": (kept / t).mean()}
+        "Divide by the window length W, too, so that the loss is per token.": (kept / t).mean(),
+        "The sign is wrong: the loss is MINUS the log-probability.": -loss(right)}
 
 
 def check_loss(solution, given, said=""):

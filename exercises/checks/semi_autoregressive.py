@@ -44,7 +44,6 @@ def blocks(solution):
 WRONG = {  # lesson -> what was maximised (all confidences of a block, its masked ones)
     "Yours is the first one with a [MASK], as in rules/blocks.py.": lambda every, free: 0,
     "Yours has the highest mean over ALL positions.": lambda every, free: every.mean(),
-    "Yours has the single most confident position.": lambda every, free: free.max(),
     "Yours has the highest sum: divide by how many are masked.": lambda every, free: free.sum()}
 
 
