@@ -170,9 +170,10 @@ def split(side):
 
 def check_lengths(split, where, tokenizer, window, prompt_tokens):
     """Raises ValueError naming the place of a caption or prompt that does not fit. Without a
-    tokenizer, before one is trained on them for minutes: 64 characters count as a token."""
+    tokenizer, before one is trained on them for minutes: 64 bytes count as a token."""
     for text, prompt, place in zip(split.texts, split.prompts, where):
         for what, words, most in (("caption", text, window - 1), ("prompt", prompt, prompt_tokens)):
-            length = len(tokenizer.encode(words)) if tokenizer else len(words) // 64
+            length = (len(tokenizer.encode(words)) if tokenizer
+                      else len(words.encode(errors="replace")) // 64)
             if length > most:
                 raise ValueError(f"{place}: the {what} is {length} tokens long; {most} fit")

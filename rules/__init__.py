@@ -105,7 +105,8 @@ def checked(rule, name, file=None):
     def wrapper(step):
         (B, W, vocab), device = step.probs.shape, step.tokens.device
         answer = blaming(what, file, lambda: rule(step))
-        blaming(f"{what}: step.confidence", file, lambda: step.expect_numbers(step.confidence))
+        blaming(f"{what}: step.confidence", file, lambda: step.expect_numbers(
+            step.confidence.masked_fill(~step.masked, 0)))  # as `commit`, but here it is blamed
         got = (f"{answer.dtype} {tuple(answer.shape)} on {answer.device}"
                if isinstance(answer, torch.Tensor) else type(answer).__name__)
         window = got.startswith("torch.int64") and answer.shape[:1] == (B,) and answer.dim() == 2
