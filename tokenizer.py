@@ -1,10 +1,9 @@
-"""Byte-level BPE: train / encode / decode / save / load, in the standard library only.
+"""Byte-level BPE: train / encode / decode, in the standard library only.
 
 Token ids: 0..255 are the bytes, then one id per merge in the order learnt, then two special tokens:
 EOS (also the padding) and MASK. The special tokens are numbers, not spellings: `encode` never
 returns them, whatever the text says.
 """
-import json
 import math
 import re
 import unicodedata
@@ -17,7 +16,6 @@ MARKS = "\u200c\u200d" + "".join(
 # one alternative.
 CHUNK = re.compile(rf" ?\w[\w{MARKS}]*| ?[^\w\s]+|\s+(?!\S)|\s+")
 MAX_BYTES = 1_000  # in a token: 40 merges that double each token would fill any memory
-FORMAT = "mini-dimple tokenizer 1"
 
 
 def merge(ids, pair, new_id):
@@ -127,21 +125,3 @@ class Tokenizer:
             return raw.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
             return raw.decode("utf-8", "replace")
-
-    def save(self, path):
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump({"format": FORMAT, "merges": self.merges}, f)
-
-    @classmethod
-    def load(cls, path):
-        """Raises OSError for a file that cannot be read, ValueError for one that is no
-        tokenizer."""
-        with open(path, encoding="utf-8") as f:
-            try:
-                state = json.load(f)
-                if state["format"] != FORMAT:
-                    raise ValueError(f"format {state['format']!r}")
-                return cls(state["merges"])
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
-                message = f"{path}: not a tokenizer saved by Mini-Dimple ({error})"
-                raise ValueError(message) from None

@@ -193,17 +193,14 @@ def test_two_tables_in_one_folder_are_refused_and_what_was_read_is_said(tmp_path
 
 @pytest.mark.parametrize("top, dark", [(65535, False), (40_000, False), (4095, True), (0, True)])
 @pytest.mark.parametrize("dtype, suffix", [
-    (np.uint16, "png"), (np.uint16, "tiff"), (np.int32, "tiff"), (">u2", "pgm")])
+    (np.uint16, "png"), (np.uint16, "tiff"), (np.int32, "tiff")])
 def test_wide_greys_are_on_one_scale(tmp_path, capsys, top, dark, dtype, suffix):
     """The same grey is the same whatever else is in the picture; what is nearly black is named."""
     pixels = {}
     for brightest in (top, top // 2):
         values = np.full((16, 16), top // 2, dtype)
         values[:, 15] = brightest
-        if suffix == "pgm":
-            (tmp_path / "x.pgm").write_bytes(b"P5 16 16 65535\n" + values.tobytes())
-        else:
-            Image.fromarray(values).save(tmp_path / f"x.{suffix}")
+        Image.fromarray(values).save(tmp_path / f"x.{suffix}")
         pixels[brightest] = folder.load_image(tmp_path / f"x.{suffix}", 16)
         said = capsys.readouterr().err
         assert (f"x.{suffix}: nearly black" in said) == (dark or brightest < 4096)

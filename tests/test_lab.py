@@ -551,27 +551,6 @@ def test_training_runs_to_its_table(tmp_path, capsys, monkeypatch):
     assert "| diffusion | " in capsys.readouterr().out
 
 
-NO_NUMBERS = {
-    "rule": "import torch\ndef rule(step):\n    step.rescore(step.logits * 0 / 0)\n"
-            "    return step.masked",
-    "look": "from mini_dimple import full\ndef look(*inputs):\n    asked = full(*inputs)\n"
-            "    return lambda *given: (asked(*given)[0] * float('nan'), None)"}
-
-
-@pytest.mark.parametrize("kind", NO_NUMBERS)
-@pytest.mark.parametrize("words", [
-    ["rules", "--only", "maskgit:8", "--scenes", "2"], ["show", "--on", "trained"]])
-def test_what_is_no_number_is_an_error_everywhere(kind, words, tmp_path, capsys):
-    """In sample.py, too: tests/test_sample.py."""
-    (tmp_path / "mine.py").write_text(NO_NUMBERS[kind])
-    suffix = {"rules": "png", "show": "html"}[words[0]]
-    words = [*words, f"--{kind}", tmp_path / "mine.py", "--picture", tmp_path / f"x.{suffix}"]
-    with contextlib.suppress(SystemExit):
-        main([*map(str, words)])
-    said = capsys.readouterr()
-    assert "'mine': " in said.out + said.err and "got a NaN" in said.out + said.err
-
-
 def test_a_rule_that_names_nothing_gets_a_hint(tmp_path, capsys):
     """On the board, of a folder, too, and beside the page."""
     (tmp_path / "nan.py").write_text(
