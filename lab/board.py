@@ -355,6 +355,7 @@ def board(args, device, command):
     draw(args.picture, flat, "trained")
     draw(weak, flat, "weak")
     if args.write:
+        line = measured(command, device)  # first: what is written changes the state of the clone
         if not args.only and not yours:
             state = dict(date=time.strftime("%Y-%m-%d"), commit=commit(), where=where(device),
                          n_scenes=args.scenes, base=base, rows=rows, ar=ar)
@@ -366,6 +367,6 @@ def board(args, device, command):
         if toy_set.order == "reading":
             counts = [fewest_passes(toy_set, n) for n in measuring.scenes.objects]
             fewest = f" ({statistics.fmean(counts):.2f} passes always suffice, and fewer do not)"
-        write_part("rules", f"{measured(command, device)}\n\n{WORDS}\n\n"
+        write_part("rules", f"{line}\n\n{WORDS}\n\n"
                             f"{in_markdown([*flat, ar], fewest)}")
     return every

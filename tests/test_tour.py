@@ -36,6 +36,6 @@ def test_it_runs_from_top_to_bottom(monkeypatch):
     text = "\n".join(json.dumps(output) for output in outputs)
     assert not [output for output in outputs if output["output_type"] == "error"]
     for wanted in ("a large green circle", "| position | likeliest |", "<iframe srcdoc=",
-                   "On the exact posterior", "`mine`", "nats per token",
+                   "held-out scenes, look", "out/mine.py  ", "nats per token",
                    "figures: out/tour"):
         assert wanted in text, wanted
