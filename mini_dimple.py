@@ -87,18 +87,26 @@ class Block(nn.Module):
         self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, width, bias=False)
 
-    def forward(self, x, causal=False, rotary=None, past=None):
+    def forward(self, x, causal=False, rotary=None, past=None, at=None):
         """x (B, T, D) -> same shape, and keys and values (B, nh, past + T, hd). `past`: those of
         earlier positions, which all of x may see. With it `causal` masks nothing, so that a causal
-        x must be one position."""
+        x must be one position. With `at` (B, T), too, `past` is of all positions and x stands at
+        these: its keys and values replace the old ones, in a copy, and x sees all (`causal`: all
+        that is not after it)."""
         B, T, D = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(B, T, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (B, nh, T, hd)
         if rotary is not None:
             q, k = rotate(q, rotary), rotate(k, rotary)
-        if past is not None:
+        visible = None
+        if at is not None:
+            at = at[:, None, :, None]  # (B, 1, T, 1)
+            k, v = (old.scatter(2, at.expand_as(new), new) for old, new in zip(past, (k, v)))
+            if causal:
+                visible = torch.arange(k.shape[2], device=x.device) <= at  # (B, 1, T, past)
+        elif past is not None:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=causal and past is None)
+        y = F.scaled_dot_product_attention(q, k, v, visible, is_causal=causal and past is None)
         x = x + self.out(y.transpose(1, 2).reshape(B, T, D))
         gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up), (k, v)
@@ -169,20 +177,20 @@ class Dimple(nn.Module):
         expect("prompt", prompt, torch.long, (len(images), "P"))
         return torch.cat([self.projector(self.vit(images)), self.embedding(prompt)], dim=1)
 
-    def transformer(self, x, causal, past=None):
-        """x (B, T, D) -> hidden states (B, T, D), and the cache, each layer's keys and values;
-        `past`: the cache of the positions before x."""
-        start, cache = 0, []
-        if past is not None:
-            keys, _ = past[0]  # (B, nh, past, hd)
-            start = keys.shape[2]
+    def transformer(self, x, causal, past=None, at=None):
+        """x (B, T, D) -> hidden states (B, T, D), and the cache, each layer's keys and values.
+        `past`: the cache of the positions before x; with `at` (B, T), of all positions, and x
+        stands at these."""
+        cache, start = [], 0 if past is None or at is not None else past[0][0].shape[2]
         end = start + x.shape[1]
         if end > MAX_POSITIONS:
             raise ValueError(f"expected at most {MAX_POSITIONS} positions of picture, prompt and "
                              f"window, got {end}")
         rotary = self.cos[start:end], self.sin[start:end]
+        if at is not None:
+            rotary = self.cos[at][:, None], self.sin[at][:, None]  # (B, 1, T, hd / 2)
         for i, block in enumerate(self.blocks):
-            x, kv = block(x, causal, rotary, None if past is None else past[i])
+            x, kv = block(x, causal, rotary, None if past is None else past[i], at)
             cache.append(kv)
         return self.norm(x), cache
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from lab.checkpoint import ROOT, SHIPPED
-from rules import LOOKS
+from rules import named
 
 # ---------------------------------------------------------------- errors, and output that ends
 
@@ -86,8 +86,8 @@ OPTIONS = {  # name -> the words of add_argument
     "checkpoint": dict(type=Path, default=SHIPPED, metavar="F",
                        help="default: the weights of this repository"),
     "look": dict(default="prefilled", metavar="LOOK",
-                 help=f"how a pass is made: {', '.join(LOOKS)}, or path/to/mine.py (default: "
-                 "%(default)s)"),
+                 help=f"how a pass is made: {', '.join(named('look'))}, or path/to/mine.py "
+                 "(default: %(default)s)"),
     "length": dict(type=positive, metavar="N",
                    help="window, in tokens (default: the longest trained)"),
     "temperature": dict(type=temperature, default=0.0, metavar="T",

@@ -3,8 +3,8 @@ as in `--rule maskgit:4`.
 
 A rule says which positions of the window to commit, a bool tensor (B, W), or what the next window
 is, ids (B, W'); `mini_dimple.Step` documents what it sees. These files have no privilege over
-yours: `--rule path/to/mine.py:4` goes the same way as `--rule maskgit:4`. So do looks:
-`--look path/to/mine.py`, a file with `def look(model, images, prompt)`.
+yours: `--rule path/to/mine.py:4` goes the same way as `--rule maskgit:4`. So do looks, the files of
+looks/: `--look path/to/mine.py:4`, with `def look(model, images, prompt, k=4)`.
 """
 import importlib.util
 import inspect
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import torch
 
-from mini_dimple import confident, exclude, full, prefilled
+from mini_dimple import confident, full, prefilled
 
+ROOT = Path(__file__).parent.parent
 LOOKS = {"prefilled": prefilled, "full": full}
+CORE = {"rule": ["confident"], "look": list(LOOKS)}  # what is not a file
 
 
 class RuleError(Exception):
@@ -38,10 +40,11 @@ def top(masked, score, count):
 
 # -------------------------------------------------------- from a word of the command line to a rule
 
-def named():
-    """The names of the rules in this folder, and `confident`."""
-    files = Path(__file__).parent.glob("*.py")
-    return ["confident", *sorted(path.stem for path in files if path.stem != "__init__")]
+def named(wanted="rule"):
+    """The names that `resolve` knows, or for "look" `resolve_look`: some of mini_dimple.py, and the
+    files of rules/ or looks/."""
+    files = (ROOT / f"{wanted}s").glob("*.py")
+    return [*CORE[wanted], *sorted(path.stem for path in files if path.stem != "__init__")]
 
 
 def resolve(text):
@@ -50,36 +53,38 @@ def resolve(text):
 
     Its __name__ is the text, of a path only the file's name. Raises ValueError, naming the text,
     for an unknown rule, a file that fails or has no `rule`, or numbers that it does not take."""
+    if text.partition(":")[0] != "confident":
+        return checked(*with_numbers(text, "rule"))
+    values, options = read_numbers(text.partition(":")[2], f"--rule {text}")
+    try:
+        return checked(confident(*values or [0.9] * (not options), **options), text)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--rule {text}: {error}") from None
+
+
+def with_numbers(text, wanted):
+    """The function called `wanted` that a text names, its numbers filled in -> function, title,
+    file. Raises ValueError, as `resolve`."""
     has_numbers = ":" in text and not text.endswith(".py")
     name, _, numbers = text.rpartition(":") if has_numbers else (text, "", "")
-    values, options = read_numbers(numbers, text)
-    if name == "confident":
-        found, file = lambda step, threshold=0.9: made(step), None
-        try:
-            made = confident(*values or [0.9] * (not options), **options)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"--rule {text}: {error}") from None
-        values, options = [], {}
-    else:
-        found, file = load_file(name, text, "rule")
+    values, options = read_numbers(numbers, f"--{wanted} {text}")
+    found, file = load_file(name, text, wanted)
+    first = 1 if wanted == "rule" else 3  # what it is called with: step; model, images, prompt
     try:
-        inspect.signature(found).bind(None, *values, **options)
+        inspect.signature(found).bind(*[None] * first, *values, **options)
     except TypeError as error:
-        raise ValueError(f"--rule {text}: {error}; `rule` takes {parameters(found)}") from None
+        taken = list(inspect.signature(found).parameters.values())[first:]
+        raise ValueError(f"--{wanted} {text}: {error}; `{wanted}` takes "
+                         f"{', '.join(map(str, taken)) or 'no number'}") from None
     except ValueError:  # some built-in functions tell nothing
         pass
     title = ":".join([Path(name).stem, *[numbers] * bool(numbers)])
-    return checked(lambda step: found(step, *values, **options), title, file)
+    return lambda *given: found(*given, *values, **options), title, file
 
 
-def parameters(function):
-    taken = list(inspect.signature(function).parameters.values())[1:]
-    return ", ".join(map(str, taken)) or "no number"
-
-
-def read_numbers(numbers, text):
+def read_numbers(numbers, option):
     """"7", "0.5" or "tau=0.6,k=2" -> positional values, named ones; whole numbers as int. Raises
-    ValueError."""
+    ValueError, naming the option."""
     values, options = [], {}
     for part in numbers.split(",") if numbers else []:
         name, _, number = part.rpartition("=")
@@ -89,7 +94,7 @@ def read_numbers(numbers, text):
                 raise ValueError
             value = int(number) if number.strip().isdecimal() else value
         except ValueError:
-            raise ValueError(f"--rule {text}: {number!r} is not a number, 0 or more") from None
+            raise ValueError(f"{option}: {number!r} is not a number, 0 or more") from None
         if name:
             options[name.strip()] = value
         else:
@@ -149,11 +154,11 @@ def load_module(path, name):
 def load_file(name, text, wanted):
     """The function called `wanted` of a file, or of a name in this folder -> function, path. Raises
     ValueError."""
-    path = Path(name) if name.endswith(".py") else Path(__file__).parent / f"{name}.py"
+    path = Path(name) if name.endswith(".py") else ROOT / f"{wanted}s" / f"{name}.py"
     if not path.is_file() or path.stem == "__init__":
         raise ValueError(f"--{wanted} {text}: " + (
             f"{path} does not exist" if name.endswith(".py") else
-            f"unknown; choose one of {', '.join(named())}, or the path of a .py file"))
+            f"unknown; choose one of {', '.join(named(wanted))}, or the path of a .py file"))
     try:
         module = load_module(path, f"{wanted}_{path.stem}")
     except (Exception, SystemExit) as error:
@@ -165,15 +170,13 @@ def load_file(name, text, wanted):
 
 
 def resolve_look(text):
-    """"prefilled", "full" or "path/to/mine.py" -> a maker of looks: (model, images, prompt) ->
-    look. Raises ValueError, as `resolve`; what the maker or its looks raise becomes a RuleError."""
+    """"prefilled", "full", "changed:0.9" or "path/to/mine.py" -> a maker of looks: (model, images,
+    prompt) -> look. Raises ValueError, as `resolve`; what the maker or its looks raise becomes a
+    RuleError."""
     if text in LOOKS:
         return LOOKS[text]
-    if not text.endswith(".py"):
-        raise ValueError(f"--look {text}: unknown; choose one of {', '.join(LOOKS)}, "
-                         "or the path of a .py file")
-    made, file = load_file(text, text, "look")
-    what = f"look {file.stem!r}"
+    made, title, file = with_numbers(text, "look")
+    what = f"look {title!r}"
 
     def maker(model, images, prompt):
         look = blaming(what, file, lambda: made(model, images, prompt))
@@ -188,10 +191,10 @@ def resolve_look(text):
                     or not logits.is_floating_point() or logits.device != tokens.device):
                 raise RuleError(f"{what}: it must return logits {shape} on {tokens.device}, "
                                 f"not {getattr(logits, 'shape', type(logits).__name__)}")
-            if not exclude(logits, model.config.mask_id).logsumexp(-1).isfinite().all():
+            if not logits.amax(-1).isfinite().all():
                 raise RuleError(f"{what}: expected numbers, got a NaN, an infinity, or -inf for "
                                 "every token of a position; look for 0/0 and for 0 * log(0)")
             return answer
         return wrapper
-    maker.__name__ = file.stem
+    maker.__name__ = title
     return maker
