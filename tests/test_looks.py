@@ -153,11 +153,10 @@ def test_left_is_exact_after_drafts_that_were_rejected(seed):
     g = torch.Generator().manual_seed(seed)
     drafts = torch.randint(0, EOS, (2, 8), generator=g)
     for turn in range(12):
-        length = int(torch.randint(1, 8, (1,), generator=g))
+        length, changed = torch.randint(1, 8, (2,), generator=g).tolist()
+        if changed < length:  # a draft is rejected; those right of it are proposed again later
+            drafts[:, changed] = turn
         tokens = torch.where(torch.arange(8) < length, drafts, MASK)
-        flip = int(torch.randint(0, 8, (1,), generator=g))
-        if turn % 2 and flip < length:
-            tokens[:, flip] = turn
         logits, state = look(tokens, state)
         # all that is scored by a token before the first mask
         assert torch.allclose(logits[:, :length + 1], exact(tokens)[0][:, :length + 1], atol=1e-9)
