@@ -19,7 +19,7 @@ from lab.claims import CLAIMS, claims
 from lab.intervals import T95
 from lab.shell import OPTIONS, Parser, between, options, pick_device, positive, reporting, script
 from lab.show import show
-from lab.speed import decode_speed, training_speed
+from lab.speed import RULES, WAYS, decode_speed, training_speed
 from rules import RuleError
 from train import PRESETS
 
@@ -66,6 +66,11 @@ def parse(argv=None):
     option("--ar-checkpoint", **of_weights(SHIPPED_AR, "likewise"))
     option("--repeats", type=positive, default=60, metavar="N",
            help="captions timed at batch 1 (default: 60)")
+    option("--batch", type=positive, nargs="+", default=[1, 64], metavar="B",
+           help="batch sizes (default: 1 64)")
+    for name, used in (("rule", RULES), ("look", WAYS)):
+        option(f"--{name}", action="append", metavar=name.upper(),
+               help=f"repeatable (default: {', '.join(used)})")
     option("--compile", action="store_true", help="torch.compile the passes of decoding")
     option = add("training", "wall time of training steps", training_speed, kinds).add_argument
     option("--repeats", type=positive, default=30, metavar="N",

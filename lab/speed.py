@@ -1,18 +1,22 @@
 """`python -m lab speed decode | training`: wall time. The ways of one table are timed in turn."""
 import math
 import statistics
+from collections import Counter
+from contextlib import ExitStack
+from unittest import mock
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from data import Batches
 from lab.board import load_weights
-from lab.evaluate import BATCH, THRESHOLD, Scenes, decoded, now
+from lab.evaluate import THRESHOLD, Scenes, decoded, now
 from lab.results import measured, table_of, where, write_part
 from lab.shell import reporting
+from lab.trace import counting
 from lab.training import autocast, low_precision, make_optimizers, prepare
-from mini_dimple import Config, Dimple, ar_loss, decode_ar, diffusion_loss, full
-from rules import resolve
+from mini_dimple import Config, Dimple, Step, ar_loss, decode_ar, diffusion_loss, full
+from rules import resolve, resolve_look
 from train import parse, settings_from
 
 
@@ -42,53 +46,80 @@ def compiled(logits_of):
     return wrapper
 
 
-def share_in_model(model, batch, rule, device, repeats=5):
-    """Of the wall time of `decode`, the share spent inside the model's forward passes, vision
-    encoder included."""
-    inside = 0.0
+def where_time_goes(model, batch, rule, look, device, repeats):
+    """Of the wall time of `decoded`, the shares of the model (vision encoder, transformer, head),
+    the look (what it does besides), the rule, Step (softmax, draw, commit) and the loop."""
+    seconds, inner = Counter(), 0.0
 
-    def clocked(method):
+    def clocked(name, function):
         def wrapper(*arguments, **options):
-            nonlocal inside
-            start = now(device)
-            answer = method(*arguments, **options)
-            inside += now(device) - start
+            nonlocal inner
+            outer, inner, start = inner, 0.0, now(device)
+            answer = function(*arguments, **options)
+            spent = now(device) - start
+            seconds[name] += spent - inner  # without what is clocked inside
+            inner = outer + spent
             return answer
         return wrapper
-    decoded(model, batch, rule)
-    model.prefix, model.logits = clocked(model.prefix), clocked(model.logits)
-    start = now(device)
-    for _ in range(repeats):
-        decoded(model, batch, rule)
-    whole = now(device) - start
-    del model.prefix, model.logits  # the class's own methods again
-    return inside / whole
+    made = lambda *inputs: clocked("look", look(*inputs))
+    whole = clocked("loop", lambda: decoded(model, batch, clocked("rule", rule), made))
+    with ExitStack() as stack:
+        for owner, method, name in ((Step, "__post_init__", "Step"), (Step, "commit", "Step"),
+                                    (model, "prefix", "model"), (model, "transformer", "model"),
+                                    (model.head, "forward", "model")):
+            patched = mock.patch.object(owner, method, clocked(name, getattr(owner, method)))
+            stack.enter_context(patched)
+        whole()
+        seconds.clear()
+        for _ in range(repeats):
+            whole()
+    return {name: spent / sum(seconds.values()) for name, spent in seconds.items()}
+
+
+RULES = (f"confident:{THRESHOLD}", "eb_sampler:0.5", "middle_out", "maskgit:1")
+WAYS = ("full", "prefilled", "changed")  # looks
+GREEDY_AR = "greedy AR, KV cache"
 
 
 def captions_per_way(weights, args, device):
-    """Wall time per caption of each way to decode, batch 1 and 64 -> rows; and the share of it
-    inside the model."""
+    """Each rule with each look, and greedy AR, timed in turns on the same scenes -> rows: passes,
+    and of each batch size the positions computed and the wall time per caption."""
     model, ar_model = weights.models.values()
-    rule, one = resolve(f"confident:{THRESHOLD}"), resolve("maskgit:1")
-    scenes, rows = Scenes(model.config, weights.tokenizer, BATCH, device, weights.board), []
-    share = None if args.compile else share_in_model(model, scenes[:BATCH], rule, device)
+    rules = {name: resolve(name) for name in args.rule or RULES}
+    looks = {name: resolve_look(name) for name in args.look or WAYS}
+    scenes = Scenes(model.config, weights.tokenizer, max(args.batch), device, weights.board)
+    ar = lambda rows: decode_ar(ar_model, *scenes[rows][:2], model.config.window)
+    ways = {(GREEDY_AR, ""): (ar_model, ar)} | {
+        (rule, look): (model, lambda rows, rule=rule, look=look: decoded(
+            model, scenes[rows], rules[rule], looks[look]))
+        for rule in rules for look in looks}
+    found = {way: {"rule": way[0], "look": way[1]} for way in ways}
+    for way, (of, work) in ways.items():  # before anything is compiled, which hides the calls
+        out = work(torch.arange(len(scenes.images)))
+        found[way]["passes"] = out.passes.double().mean().item()
+        for batch in args.batch:
+            with counting(of) as positions:
+                for rows in torch.arange(min(16 * batch, len(scenes.images))).split(batch):
+                    work(rows)
+            captions = batch * math.ceil(min(16 * batch, len(scenes.images)) / batch)
+            found[way][f"positions, batch {batch}"] = batch * sum(positions) / captions
+    rule, look = next(iter(rules.values())), next(iter(looks.values()))
+    shares = None if args.compile else {batch: where_time_goes(
+        model, scenes[torch.arange(batch)], rule, look, device, max(3, args.repeats // batch))
+        for batch in args.batch}
     if args.compile:
         model.logits = compiled(model.logits)
-        ar_model.transformer = torch.compile(ar_model.transformer, dynamic=True)
-    for batch, repeats in ((1, args.repeats), (BATCH, max(3, args.repeats // 6))):
-        def at(turn):  # in each turn the same scenes for all
-            first = turn * batch % BATCH
-            return scenes[first:first + batch]
-        greedy = "greedy AR, KV cache"
-        seconds = timed({
-            greedy: lambda turn: decode_ar(ar_model, *at(turn)[:2], model.config.window),
-            "confident, prefilling": lambda turn: decoded(model, at(turn), rule),
-            "confident, no prefilling": lambda turn: decoded(model, at(turn), rule, full),
-            "one token per iteration, prefilling": lambda turn: decoded(model, at(turn), one),
-        }, device, repeats)
-        rows += [dict(batch=batch, way=name, ms=1000 * s / batch,
-                      speedup_over_ar=seconds[greedy] / s) for name, s in seconds.items()]
-    return rows, share
+        for of in (model, ar_model):
+            of.transformer = torch.compile(of.transformer, dynamic=True)
+    for batch in args.batch:
+        at = lambda turn: (turn * batch + torch.arange(batch)) % len(scenes.images)
+        seconds = timed({way: lambda turn, work=work: work(at(turn))
+                         for way, (_, work) in ways.items()},
+                        device, args.repeats if batch == 1 else max(3, args.repeats // 12))
+        for way, s in seconds.items():
+            found[way] |= {f"ms, batch {batch}": 1000 * s / batch,
+                           f"times AR, batch {batch}": seconds[GREEDY_AR, ""] / s}
+    return list(found.values()), shares
 
 
 SWEEP = tuple((visual, window) for visual in (9, 64, 256, 1024) for window in (48, 144))
@@ -119,19 +150,27 @@ def prefill_sweep(device, repeats):
 def decode_speed(args, device, command):
     with reporting(ValueError, OSError):
         weights = load_weights(args, device, "trained", "ar")
-    rows, share = captions_per_way(weights, args, device)
-    text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; medians.\n\n" + table_of([
-        {"batch": row["batch"], "way": row["way"], "ms per caption": f"{row['ms']:.2f}",
-         "times as fast as greedy AR": f"{row['speedup_over_ar']:.2f}"} for row in rows])
+        rows, shares = captions_per_way(weights, args, device)
+    digits = lambda name: 0 if name.startswith("positions") else 2
+    text = f"{args.checkpoint.name} and {args.ar_checkpoint.name}; per caption, medians.\n\n"
+    text += table_of([{name: value if isinstance(value, str) else f"{value:.{digits(name)}f}"
+                       for name, value in row.items()} for row in rows])
     figures, part = dict(device=where(device), compile=args.compile, ways=rows), "speed decode"
     if args.compile:
         part += " compiled"
     else:
+        config, ar = weights.models["trained"].config, rows[0][f"positions, batch {args.batch[0]}"]
+        visual = (config.image_px // config.patch_px // 2) ** 2
+        first = visual + config.prompt_tokens + config.window
         sweep = prefill_sweep(device, max(3, args.repeats // 6))
-        figures |= dict(share_in_model=share, prefill=sweep)
-        text += (f"\n\nBatch {BATCH}, confident, prefilling: {share:.0%} of the wall time is in "
-                 "the model's forward pass.\n\nPrefilling, batch 1, random weights of the default "
-                 "size, 4 tokens per iteration:\n\n") + table_of([
+        figures |= dict(shares=shares, prefill=sweep)
+        text += (f"\n\nThe first pass computes {first} positions, {first / ar:.0%} of those that "
+                 f"AR computes for a caption.\n\nWhere the time goes, {rows[1]['rule']} with look "
+                 f"{rows[1]['look']}:\n\n") + table_of([
+            {"batch": batch} | {name: f"{share:.0%}" for name, share in parts.items()}
+            for batch, parts in shares.items()])
+        text += ("\n\nPrefilling, batch 1, random weights of the default size, 4 tokens per "
+                 "iteration:\n\n") + table_of([
             {name.replace("_", " "): value if isinstance(value, int) else f"{value:.2f}"
              for name, value in row.items()} for row in sweep])
     print(f"{where(device)}{', --compile' * args.compile}; {text}")
