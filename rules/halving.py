@@ -18,4 +18,4 @@ def rule(step, base=0):
     if base:
         return (place % max(1, W // base ** (step.iteration + 1)) == 0).expand(step.masked.shape)
     start, size = runs(step.masked)
-    return place == start + size // 2
+    return step.masked & (place == start + size // 2)
