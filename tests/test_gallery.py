@@ -217,6 +217,50 @@ def test_halving_takes_a_logarithm_of_the_window(text, W, passes):
                        for i, token in enumerate(record.tokens[0].tolist()))
 
 
+@pytest.mark.parametrize("middle", [0, 0.5, 1])
+@pytest.mark.parametrize("case", range(10))
+def test_middle_out(case, middle):
+    """In a plain loop: the surest of each run's middle; of places alone that are alike, one."""
+    tokens, given = random_window(random.Random(case), 4, 16)
+    step, waited, taken = step_on(tokens, given, scripted(case, scale=3)), 0, 0
+    window = resolve(f"middle_out:sure=0.6,alike=0.4,back=0.1,middle={middle}")(step)
+    for b in range(4):
+        peak, left = step.probs[b].amax(-1), masks(step, b)
+        commit, alone = [i for i in left if peak[i] > 0.6], []
+        for run in plain_runs(set(left) - set(commit)):
+            half = (len(run) - 1) / 2  # the number of its middle, or of the gap there
+            nearest = [i for n, i in enumerate(run)
+                       if abs(n - half) <= max(1 / 2, middle * len(run) / 2)]
+            best = max(nearest, key=lambda i: peak[i])
+            (alone if len(run) == 1 else commit).append(best)
+        for i in alone:
+            cosines = [F.cosine_similarity(step.probs[b, i], step.probs[b, j], dim=0)
+                       for j in alone if peak[j] > peak[i]]
+            commit += [i] * all(cosine < 0.4 for cosine in cosines)
+        waited += len(left) - len(commit)
+        for i, token in enumerate(tokens[b].tolist()):
+            doubtful = token != MASK and step.probs[b, i, token] < 0.1
+            assert window[b, i] == (step.proposal[b, i] if i in commit else
+                                    MASK if doubtful else token)
+            taken += doubtful
+    assert waited and taken
+
+
+def test_middle_out_takes_one_of_each_pair_of_copies():
+    """Places between settled ones: of two choices that look the same, one after the other."""
+    def look(tokens):
+        logits = 9.0 * F.one_hot(torch.arange(9) % 10, 20).double().expand(len(tokens), -1, -1)
+        logits = logits.clone()
+        for at, words in ((1, (3, 4)), (3, (5, 6)), (5, (3, 4)), (7, (5, 6))):
+            logits[:, at] = 9.0 * F.one_hot(torch.tensor(words), 20).sum(0)
+        return logits
+    rule, window = resolve("middle_out"), torch.full((1, 9), MASK)
+    out = traced(stateless(look), window, small_config(), rule, 1.0)
+    left = [(record.tokens[0] == MASK).nonzero()[:, 0].tolist() for record in out.trace]
+    assert len(left) == 2 and left[1] == [] and len(set(left[0]) & {1, 5}) == 1
+    assert len(set(left[0]) & {3, 7}) == 1
+
+
 @pytest.mark.parametrize("case", range(10))
 def test_punt(case):
     """The masks in the order of their peaks, halved: the second half, tested with the first, and
