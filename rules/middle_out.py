@@ -1,16 +1,16 @@
 """Exact if dependence is near, as in a Markov chain, or between copies: all that is sure, and of
 each run of unsure places the surest in its middle.
 
-Ours. A run ends at a place that is committed or sure. If dependence is near, runs say nothing of
-each other, and one place of each may go: in the middle `middle` of it, as its halves are then runs
-of their own (halving.py). Places that stand alone and have like distributions (cosine similarity
-`alike`) may be copies of one choice: the surest of them goes. Sure is meant of the distribution,
-not of the token drawn from it (peak.py). A token that has become improbable, below `back`, is taken
-back (remask.py), but not in the second half of the iterations, so that it ends.
+Ours. A run ends at a place that is committed or sure. Where dependence is near, runs say nothing of
+each other, so that one place of each may go, from the middle `middle` of it, as its parts are then
+runs of their own (halving.py). Places that stand alone and have like distributions (cosine
+similarity `alike`) may be copies of one choice: of these the surest. Sure is meant of the
+distribution, not of the token drawn from it (peak.py). A token that has become improbable, below
+`back`, is taken back (remask.py), but not in the second half of the iterations, so that it ends.
 
-With middle=1, alike=2 and back=0 it is near to dInfer's hierarchical decoding (arXiv 2510.08666):
-the surest place of each run. There a run ends only at a committed place, the drawn token counts, and
-a second, lower threshold.
+middle=1, alike=2, back=0 is near to dInfer's hierarchical decoding (arXiv 2510.08666; inclusionAI/
+dInfer, parallel_strategy.py): the surest place of each run. There runs end at committed places
+alone, the drawn token counts, and places below a second threshold wait.
 """
 import torch
 import torch.nn.functional as F

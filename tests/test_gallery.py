@@ -174,7 +174,7 @@ def test_eb_sampler(case):
         assert all(lost(some) > bound for some in larger), "of all sets, not only of the first ones"
 
 
-# ---------------------------------------------------------------- what runs, or tests, make independent
+# ---------------------------------------------------------------- what is independent
 
 @pytest.mark.parametrize("case", range(10))
 def test_peak_goes_by_the_distribution_whatever_was_drawn(case):
@@ -184,8 +184,8 @@ def test_peak_goes_by_the_distribution_whatever_was_drawn(case):
         answer = resolve("peak:0.5")(step)
         for b in range(4):
             peaks = {i: step.probs[b, i].max() for i in masks(step, b)}
-            sure = {i for i in peaks if peaks[i] > 0.5}
-            assert chosen(answer & step.masked, b) == (sure or set(sorted(peaks, key=peaks.get)[-1:]))
+            sure = {i for i in peaks if peaks[i] > 0.5} or set(sorted(peaks, key=peaks.get)[-1:])
+            assert chosen(answer & step.masked, b) == sure
 
 
 def plain_runs(places):
