@@ -38,6 +38,16 @@ def top(masked, score, count):
     return (order.argsort(dim=1) < count) & masked
 
 
+def runs(where):
+    """The runs of neighbouring places in `where` (B, W) -> (B, W) each: where a place's run starts,
+    and its size. Outside of `where` the size is -1."""
+    W = where.shape[1]
+    place = torch.arange(W, device=where.device).expand(where.shape)
+    before = place.masked_fill(where, -1).cummax(1).values  # the last place that is not in it
+    after = place.masked_fill(where, W).flip(1).cummin(1).values.flip(1)
+    return (before + 1).clamp(max=W - 1), after - before - 1
+
+
 # -------------------------------------------------------- from a word of the command line to a rule
 
 def named(wanted="rule"):

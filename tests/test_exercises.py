@@ -18,7 +18,7 @@ from rules import resolve
 
 EXERCISES = Path(__file__).parent.parent / "exercises"
 NAMES = {path.stem[:2]: path.stem for path in sorted(EXERCISES.glob("[0-9]*.py"))}
-LONG = "05", "06", "08", "11", "14", "15"  # their checkers decode many pictures
+LONG = "05", "06", "08", "09", "11", "14", "15"  # their checkers decode many pictures
 
 
 def params(rows, slow=LONG):
@@ -137,11 +137,15 @@ MISTAKES = [
     ("08", 'step.memory.get("block", surest)',
      "globals().get('kept', surest)[:len(surest)]; globals()['kept'] = current"),
     ("08", "confidence > 0.9", "confidence > 0.7"),
-    ("09", "ends[0] + 1", "ends[0]"),
-    ("09", "ends[0] + 1", "ends[-1] + 1"),
-    ("09", "(tokens[0] == eos_id)", "(proposal[0] == eos_id)"),
-    ("09", "if len(ends):", "if len(ends) and tokens.shape == window.shape:"),
-    ("09", "    return out", "    return tokens"),
+    ("09", "1 - draws_the_second ** n", "draws_the_second ** n"),
+    ("09", "1 - draws_the_second ** n", "(1 - draws_the_second) ** n"),
+    ("09", "1 - draws_the_second ** n", "p"),
+    ("09", "p ** (1 / temperature), (1 - p) ** (1 / temperature)", "p, 1 - p"),
+    ("09", "step.probs.amax(-1).masked", "step.confidence.masked"),
+    ("09", ".masked_fill(~step.masked, -1)", ""),
+    ("09", ".scatter(1, best, True)", ""),
+    ("09", "argmax(1, keepdim=True)", "amax(0, keepdim=True).argmax(1, keepdim=True).expand(4, 1)"),
+    ("09", "    best = ", "    step.propose(step.probs.argmax(-1))\n    best = "),
     ("10", "torch.cat([x, x]) for x", "x.repeat_interleave(2, 0) for x"),
     ("10", "return images, prompt, response,", "return images, prompt, response.roll(1, 0),"),
     ("10", "(1 - t).clamp(min=EPS)", "t"),
@@ -253,6 +257,22 @@ def rule(step, k=16):  # remembers nothing: a begun block has tokens that were n
         sure = [i for i in places if step.confidence[b, i] > 0.9]
         commit[b, sure or [max(places, key=lambda i: step.confidence[b, i].item())]] = True
     return commit
+""", "09": """
+import itertools
+import torch
+def likelier_wins(p, n, temperature=1.0):
+    weight, share = [q ** (1 / temperature) for q in (p, 1 - p)], 0
+    for words in itertools.product((0, 1), repeat=n):  # what the n places draw
+        chance = torch.tensor([weight[word] / sum(weight) for word in words]).prod().item()
+        share += chance * (min(words) == 0)
+    return share
+def rule(step, threshold=0.9):
+    named = torch.zeros_like(step.masked)
+    for b, masked in enumerate(step.masked.tolist()):
+        best = {i: step.probs[b, i].max() for i, here in enumerate(masked) if here}
+        for i in [i for i in best if best[i] > threshold] or sorted(best, key=best.get)[-1:]:
+            named[b, i] = True
+    return named
 """, "10": """
 import torch
 def twins(images, prompt, response, masked, t, mask_id):
@@ -341,7 +361,8 @@ def test_the_captions_of_exercise_12_are_all_right_ones_of_a_scene():
     assert some.odds.sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize("number, numbers", [("05", ""), ("08", ":16"), ("15", ":0.6")])
+@pytest.mark.parametrize("number, numbers", [("05", ""), ("08", ":16"), ("09", ":0.9"),
+                                             ("15", ":0.6")])
 def test_a_rule_of_the_course_goes_to_the_board_from_its_own_file(number, numbers):
     rule = resolve(f"{EXERCISES / 'answers' / NAMES[number]}.py{numbers}")
     assert sum(checks.measured(rule, 8).right) >= 7

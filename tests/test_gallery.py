@@ -19,10 +19,11 @@ DETERMINISTIC = (
     "confident:0.5", "maskgit:3", "entropy:2", "margin:3", "left_to_right:2", "fast_dllm:1.2",
     "eb_sampler:0.7", "klass:threshold=0.4,bound=0.3", "klass:threshold=0.3,bound=1,history=1",
     "blocks:size=5,threshold=0.4", "wino:wide=0.3,narrow=0.6", "no_eos_before:k=5,threshold=0.5",
-    "dimple_public:threshold=0.6,steps=7", "dimple_public:threshold=0,steps=5")
+    "dimple_public:threshold=0.6,steps=7", "dimple_public:threshold=0,steps=5", "peak:0.5",
+    "halving", "halving:2", "middle_out:sure=0.5,alike=0.5", "middle_out:sure=0.7,middle=0")
 # remask need not end by itself: what it takes back it may commit again, until the limit
 OTHERS = (
-    "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
+    "punt:0.3", "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
     "dimple_public:threshold=0.6,steps=6,random=1", "dimple_public:threshold=0.6,steps=7,flat=1",
     "dimple_public:threshold=0,steps=4,random=1,flat=1")
 
@@ -171,6 +172,136 @@ def test_eb_sampler(case):
         assert fitting or not h, "one always fits"
         larger = itertools.combinations(h, len(chosen(answer, b)) + 1)
         assert all(lost(some) > bound for some in larger), "of all sets, not only of the first ones"
+
+
+# ---------------------------------------------------------------- what is independent
+
+@pytest.mark.parametrize("case", range(10))
+def test_peak_goes_by_the_distribution_whatever_was_drawn(case):
+    step = random_step(case)
+    for proposal in (step.proposal, step.probs.argmin(-1)):
+        step.propose(proposal)
+        answer = resolve("peak:0.5")(step)
+        for b in range(4):
+            peaks = {i: step.probs[b, i].max() for i in masks(step, b)}
+            sure = {i for i in peaks if peaks[i] > 0.5} or set(sorted(peaks, key=peaks.get)[-1:])
+            assert chosen(answer & step.masked, b) == sure
+
+
+def plain_runs(places):
+    """[2, 3, 4, 8] -> [[2, 3, 4], [8]]"""
+    groups = itertools.groupby(enumerate(sorted(places)), lambda at: at[1] - at[0])
+    return [[i for _, i in group] for _, group in groups]
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_halving(case):
+    step = random_step(case, W=15)
+    answer = resolve("halving")(step)
+    for b in range(4):
+        assert chosen(answer, b) == {run[len(run) // 2] for run in plain_runs(masks(step, b))}
+
+
+@pytest.mark.parametrize("text, W, passes", [
+    ("halving", 7, 3), ("halving", 8, 4), ("halving", 48, 6), ("halving:2", 48, 5),
+    ("halving:2", 64, 6), ("halving:3", 27, 3)])
+def test_halving_takes_a_logarithm_of_the_window(text, W, passes):
+    """With a base, the fixed grid: of 48 every 24th, then 12th, 6th, 3rd, and the rest."""
+    out = traced(stateless(scripted(0)), torch.full((2, W), MASK), small_config(), resolve(text))
+    assert out.iterations.tolist() == [passes] * 2
+    if ":" in text:
+        base = int(text[-1])
+        for t, record in enumerate(out.trace, 1):
+            every = max(1, W // base ** t)
+            assert all((token != MASK) >= (i % every == 0)
+                       for i, token in enumerate(record.tokens[0].tolist()))
+
+
+@pytest.mark.parametrize("middle", [0, 0.5, 1])
+@pytest.mark.parametrize("case", range(10))
+def test_middle_out(case, middle):
+    """In a plain loop: the surest of each run's middle; of places alone that are alike, one."""
+    tokens, given = random_window(random.Random(case), 4, 16)
+    step, waited, taken = step_on(tokens, given, scripted(case, scale=3)), 0, 0
+    window = resolve(f"middle_out:sure=0.6,alike=0.4,back=0.1,middle={middle}")(step)
+    for b in range(4):
+        peak, left = step.probs[b].amax(-1), masks(step, b)
+        commit, alone = [i for i in left if peak[i] > 0.6], []
+        for run in plain_runs(set(left) - set(commit)):
+            half = (len(run) - 1) / 2  # the number of its middle, or of the gap there
+            nearest = [i for n, i in enumerate(run)
+                       if abs(n - half) <= max(1 / 2, middle * len(run) / 2)]
+            best = max(nearest, key=lambda i: peak[i])
+            (alone if len(run) == 1 else commit).append(best)
+        for i in alone:
+            cosines = [F.cosine_similarity(step.probs[b, i], step.probs[b, j], dim=0)
+                       for j in alone if peak[j] > peak[i]]
+            commit += [i] * all(cosine < 0.4 for cosine in cosines)
+        waited += len(left) - len(commit)
+        for i, token in enumerate(tokens[b].tolist()):
+            doubtful = token != MASK and step.probs[b, i, token] < 0.1
+            assert window[b, i] == (step.proposal[b, i] if i in commit else
+                                    MASK if doubtful else token)
+            taken += doubtful
+    assert waited and taken
+
+
+def test_middle_out_takes_one_of_each_pair_of_copies():
+    """Places between settled ones: of two choices that look the same, one after the other."""
+    def look(tokens):
+        logits = 9.0 * F.one_hot(torch.arange(9) % 10, 20).double().expand(len(tokens), -1, -1)
+        logits = logits.clone()
+        for at, words in ((1, (3, 4)), (3, (5, 6)), (5, (3, 4)), (7, (5, 6))):
+            logits[:, at] = 9.0 * F.one_hot(torch.tensor(words), 20).sum(0)
+        return logits
+    rule, window = resolve("middle_out"), torch.full((1, 9), MASK)
+    out = traced(stateless(look), window, small_config(), rule, 1.0)
+    left = [(record.tokens[0] == MASK).nonzero()[:, 0].tolist() for record in out.trace]
+    assert len(left) == 2 and left[1] == [] and len(set(left[0]) & {1, 5}) == 1
+    assert len(set(left[0]) & {3, 7}) == 1
+
+
+@pytest.mark.parametrize("case", range(10))
+def test_punt(case):
+    """The masks in the order of their peaks, halved: the second half, tested with the first, and
+    then each half of its own, in one look together."""
+    rng = random.Random(case)
+    tokens, given = random_window(rng, 1, 12, mask=0.8)
+    looks, words, bound = [], scripted(case), rng.choice([0.3, 1, 3])
+    step = step_on(tokens, given, lambda tokens: looks.append(tokens.clone()) or words(tokens))
+    answer = resolve(f"punt:{bound}")(step)
+    order = sorted(masks(step, 0), key=lambda i: -step.probs[0, i].max())
+    kept, parts = set(order), [order]
+    size = 2 ** math.ceil(math.log2(len(order)))
+    while size > 1:
+        size //= 2
+        parts = [half for part in parts for half in (part[:size], part[size:])]
+        anchors, tested = ({i for part in parts[k::2] for i in part if i in kept} for k in (0, 1))
+        window = [step.proposal[0, i].item() if i in anchors else tokens[0, i].item()
+                  for i in range(12)]
+        assert looks.pop(1).tolist() == [window]
+        logits = words(torch.tensor([window]))[0]
+        logits[:, MASK] = -math.inf
+        now, before = logits.softmax(-1).tolist(), step.probs[0].tolist()
+        for i in tested:
+            moved = sum(p * math.log(p / q) for p, q in zip(before[i], now[i]) if p > 0)
+            kept -= {i} if moved > bound else set()
+    assert chosen(answer, 0) == kept and len(looks) == 1
+
+
+def test_punt_commits_one_of_each_pair_and_then_the_others():
+    """Place i says what place i + 4 is, and that what i is: one token of 8, shifted by 8."""
+    def look(tokens):
+        logits = torch.zeros(*tokens.shape, 20, dtype=torch.double)
+        logits[:, :4, 8:], logits[:, 4:, :8], logits[:, 4:, 16:] = -50.0, -50.0, -50.0
+        other = tokens.roll(4, 1)
+        return torch.where((other != MASK)[..., None],
+                           50.0 * F.one_hot((other + 8) % 16, 20), logits)
+    out = traced(stateless(look), torch.full((50, 8), MASK), small_config(), resolve("punt"), 1.0)
+    assert (out.tokens[:, 4:] == out.tokens[:, :4] + 8).all()
+    assert out.iterations.tolist() == [2] * 50 and out.passes.tolist() == [4 + 3] * 50
+    first = out.trace[0].tokens != MASK
+    assert (first[:, :4] ^ first[:, 4:]).all()
 
 
 # ---------------------------------------------------------------- rules that remember
