@@ -290,13 +290,20 @@ def test_a_board_that_is_kept_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
 
 def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speed, "SWEEP", ((9, 12),))
-    monkeypatch.setattr(speed, "BATCH", 2)
-    written = tmp_path / "f.json"
-    main(["speed", "decode", "--repeats", "2", "--json", str(written), "--device", "cpu"])
-    figures = json.loads((tmp_path / "f.json").read_text())
-    assert 0 < figures["share_in_model"] < 1
-    assert len(figures["ways"]) == 8 and len(figures["prefill"]) == 1
-    assert "greedy AR, KV cache" in capsys.readouterr().out
+    main(["speed", "decode", "--repeats", "2", "--batch", "1", "3", "--rule", "eb_sampler:0.5",
+          "--look", "full", "--look", "changed:0.9", "--json", str(tmp_path / "f.json"),
+          "--device", "cpu"])
+    figures, out = json.loads((tmp_path / "f.json").read_text()), capsys.readouterr().out
+    ar, full, changed = figures["ways"]
+    assert full["passes"] == pytest.approx(changed["passes"], abs=0.4)
+    assert full["positions, batch 1"] == pytest.approx(60 * full["passes"])  # 9 + 3 + 48
+    assert changed["positions, batch 3"] < full["positions, batch 3"]
+    assert ar["times AR, batch 3"] == 1 and len(figures["prefill"]) == 1
+    for batch in ("1", "3"):
+        shares = figures["shares"][batch]
+        assert set(shares) == {"model", "look", "rule", "Step", "loop"}
+        assert sum(shares.values()) == pytest.approx(1) and shares["model"] > 0.3
+    assert "greedy AR, KV cache" in out and "The first pass computes 60 positions" in out
 
 
 def test_checkpoints_that_do_not_fit(tmp_path, capsys):
