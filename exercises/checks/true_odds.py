@@ -34,8 +34,10 @@ def the_rule(solution):
         step = Step(seed, 96, tokens, tokens < 0, logits, None, MASK, EOS, {}, seed % 2 * 3.0, g)
         peak, drawn = (x.masked_fill(~step.masked, -1)
                        for x in (step.probs.amax(-1), step.confidence))
-        named = solution.rule(step)
+        proposal, named = step.proposal.clone(), solution.rule(step)
         teach_tensor(named, (4, 9), torch.bool, "what the rule returns")
+        teach(torch.equal(step.proposal, proposal), "Your rule changes step.proposal, what was "
+              "drawn. Choose places only.")
         teach((named & step.masked).any(1)[:3].all(), "Where none exceeds the threshold yours "
               "names no place. The loop then takes the most probable of the drawn words: name the "
               "place yourself.")
