@@ -39,12 +39,11 @@ def top(masked, score, count):
 
 
 def runs(where):
-    """The runs of neighbouring places in `where` (B, W) -> (B, W) each: where a place's run starts,
-    and its size. Outside of `where` the size is -1."""
-    W = where.shape[1]
-    place = torch.arange(W, device=where.device).expand(where.shape)
-    before = place.masked_fill(where, -1).cummax(1).values  # the last place that is not in it
-    after = place.masked_fill(where, W).flip(1).cummin(1).values.flip(1)
+    """Runs of neighbours in `where` (B, W) -> (B, W) each: the place where a place's run starts,
+    and the run's size; outside of `where` the size is -1."""
+    W, place = where.shape[1], torch.arange(where.shape[1], device=where.device)
+    before = torch.where(where, -1, place).cummax(1).values  # the last place outside
+    after = torch.where(where, W, place).flip(1).cummin(1).values.flip(1)
     return (before + 1).clamp(max=W - 1), after - before - 1
 
 

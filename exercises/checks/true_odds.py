@@ -1,4 +1,4 @@
-"""Checks exercise 9: the share that wins, the rule on made-up steps; then captions are counted."""
+"""Checks exercise 9: the share that wins, the rule on made-up steps; then counts wordings."""
 import torch
 
 from data import toy
@@ -15,10 +15,8 @@ def the_share_that_wins(solution):
         value = number(solution.likelier_wins(p, n, temperature), "likelier_wins")
         q = p ** (1 / temperature) / (p ** (1 / temperature) + (1 - p) ** (1 / temperature))
         compare(value, 1 - (1 - q) ** n, {
-            "That is the word's own probability. Each place draws, and the surest of them is "
-            "committed.": p,
-            "One place that drew the first word is enough, as it is then surest. All n need not.":
-                q ** n,
+            "That is the word's own probability. Each place draws, and the surest is committed.": p,
+            "One place that drew the first word is enough: it is then surest.": q ** n,
             "That is how often the second word comes out.": (1 - q) ** n,
             "At a temperature a word is drawn with probability p ** (1 / temperature), divided by "
             "the sum of both.": 1 - (1 - p) ** n},
@@ -26,64 +24,40 @@ def the_share_that_wins(solution):
             f"{value:.4f}. ")
 
 
-def steps():
-    """Steps in which all, some or none exceed 0.9, some tokens committed, of one window each with
-    two draws: a proposal's likeliest words, and others."""
-    for seed in range(12):
+def the_rule(solution):
+    """On steps in which all, some or none exceed 0.9; one example is finished."""
+    for seed in range(24):
         g = torch.Generator().manual_seed(seed)
         logits = (1 + seed % 4 * 2) * torch.randn(4, 9, CONFIG.vocab_size, generator=g)
         tokens = torch.where(torch.rand(4, 9, generator=g) < 0.3, 7, MASK)
-        tokens[0, 0] = MASK
-        tokens[3] = 7  # finished
-        for temperature in (0.0, 3.0):
-            yield Step(seed, 96, tokens, torch.zeros_like(tokens, dtype=torch.bool), logits,
-                       None, MASK, EOS, {}, temperature, g)
-
-
-def the_rule(solution):
-    for step in steps():
-        masked, proposal = step.masked.clone(), step.proposal.clone()
-        peak = step.probs.amax(-1).masked_fill(~masked, -1)
-        drawn = step.confidence.masked_fill(~masked, -1)
-        named = solution.rule(step)
+        tokens[:3, 0], tokens[3] = MASK, 7
+        step = Step(seed, 96, tokens, tokens < 0, logits, None, MASK, EOS, {}, seed % 2 * 3.0, g)
+        peak, drawn = (x.masked_fill(~step.masked, -1)
+                       for x in (step.probs.amax(-1), step.confidence))
+        proposal, named = step.proposal.clone(), solution.rule(step)
         teach_tensor(named, (4, 9), torch.bool, "what the rule returns")
-        new = step.commit(named)
-        for b in range(3):
-            right, by_the_draw = (((score[b] > 0.9) | (score[b] == score[b].max())) & masked[b]
-                                  for score in (peak, drawn))
-            mine = new[b] != step.tokens[b]
-            where = (f"With the likeliest words' probabilities {in_a_row(peak[b])} (- is committed "
-                     f"already) and the drawn words' {in_a_row(drawn[b])} the places "
-                     f"{places(right)} are to be committed; yours: {places(mine)}. ")
-            if torch.equal(mine, right):
-                continue
-            teach(named[b].logical_and(masked[b]).any(), where + "Where yours names none, the loop "
-                  "takes the place of the most probable drawn word. Name one yourself.")
-            teach(not torch.equal(mine, by_the_draw), where + "Yours still goes by the drawn "
-                  "words: step.confidence is the probability of step.proposal.")
-            teach(False, where + "Commit each place whose likeliest word exceeds the threshold, "
-                  "else the one where it is most probable; each example on its own (dim=1).")
-        teach(torch.equal(step.proposal, proposal), "Your rule changes what was drawn "
-              "(step.proposal). Then it no longer samples; choose places only.")
-
-
-def in_a_row(values):
-    return " ".join("-" if value < 0 else f"{value:.2f}" for value in values.tolist())
-
-
-def places(where):
-    return where.nonzero()[:, 0].tolist()
+        teach(torch.equal(step.proposal, proposal), "Your rule changes step.proposal, what was "
+              "drawn. Choose places only.")
+        teach((named & step.masked).any(1)[:3].all(), "Where none exceeds the threshold yours "
+              "names no place. The loop then takes the most probable of the drawn words: name the "
+              "place yourself.")
+        by_peak, by_the_draw = (((x > 0.9) | (x == x.amax(1, keepdim=True))) & step.masked
+                                for x in (peak, drawn))
+        teach(torch.equal(named & step.masked, by_peak),
+              "Yours still goes by the drawn words: step.confidence is the probability of "
+              "step.proposal." if torch.equal(named & step.masked, by_the_draw) else
+              "Commit each place whose likeliest word exceeds the threshold; if there is none, the "
+              "masked place where it is most probable. Each example on its own (dim=1).")
 
 
 CHECKS = [the_share_that_wins, the_rule]
 
 
 def first_wordings(texts):
-    """Captions of the first scenes -> which share of their objects is told in the first wording."""
+    """Captions of the first scenes -> the share of their objects told in the first wording."""
     some = scenes(N)
-    told = [any(some.board.phrase(thing, by, 0) in text for by in toy.PREPOSITIONS)
-            for text, scene in zip(texts, some.split.scenes) for thing in scene]
-    return mean(told)
+    return mean([any(some.board.phrase(thing, by, 0) in text for by in toy.PREPOSITIONS)
+                 for text, scene in zip(texts, some.split.scenes) for thing in scene])
 
 
 def show(solution):
@@ -94,11 +68,11 @@ def show(solution):
                  for n in (1, 2, 10)]
         yield f"  temperature {temperature:g}: {', '.join(cells)}"
     yield f"The first wording's share in {N} captions at temperature 1 (its odds: 55%):"
-    yield f"{'':28s}{'perfect model':>30s}{'trained weights':>30s}"
+    yield f"{'':24s}{'perfect model':>30s}{'trained weights':>30s}"
     for name, rule in {"confident:0.9": "confident:0.9", "yours": solution.rule,
                        "dimple_public:random=1": "dimple_public:random=1"}.items():
         found = [measured(rule, N, block, 1.0) for block in ("exact", "trained")]
         cells = [f"{first_wordings(one.texts):.0%}, {mean(one.right):.0%} right, "
                  f"{mean(one.passes):.1f} passes" for one in found]
-        yield "{:28s}{:>30s}{:>30s}".format(name, *cells)
+        yield "{:24s}{:>30s}{:>30s}".format(name, *cells)
     yield "Which of these does a share of right captions rank first, and is it the best sampler?"
