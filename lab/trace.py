@@ -23,7 +23,7 @@ class Record(NamedTuple):
     at_least_one: torch.Tensor  # bool: committed as the most confident, as the rule said none
     by_limit: torch.Tensor      # bool: committed because the limit was reached
     taken_back: torch.Tensor    # bool: [MASK] again
-    passes: int                 # runs of the model, the rule's own looks included
+    passes: int                 # runs of the model, the rule's own looks included; or (B,)
     computed: int               # positions that they computed, if a Trace knows
 
     @classmethod
@@ -128,6 +128,6 @@ def told(title, window, trace, tokenizer, **more):
         iterations.append(dict(
             tokens=[text(token) for token in record.tokens[0].tolist()], why=why,
             confidence=[round(p, 4) for p in record.confidence[0].tolist()], likeliest=likeliest,
-            passes=record.passes, tokens_computed=record.computed or None))
+            passes=int(record.passes), tokens_computed=record.computed or None))
     return dict(title=title, **more, window=[text(token) for token in window.tolist()],
                 iterations=iterations)

@@ -20,10 +20,11 @@ DETERMINISTIC = (
     "eb_sampler:0.7", "klass:threshold=0.4,bound=0.3", "klass:threshold=0.3,bound=1,history=1",
     "blocks:size=5,threshold=0.4", "wino:wide=0.3,narrow=0.6", "no_eos_before:k=5,threshold=0.5",
     "dimple_public:threshold=0.6,steps=7", "dimple_public:threshold=0,steps=5", "peak:0.5",
-    "halving", "halving:2", "middle_out:sure=0.5,alike=0.5", "middle_out:sure=0.7,middle=0")
+    "halving", "halving:2", "middle_out:sure=0.5,alike=0.5", "middle_out:sure=0.7,middle=0",
+    "punt:0.3")
 # remask need not end by itself: what it takes back it may commit again, until the limit
 OTHERS = (
-    "punt:0.3", "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
+    "random_order:3", "remdm:steps=9,eta=0.3", "daedal:threshold=0.5,by=3,longest=19",
     "dimple_public:threshold=0.6,steps=6,random=1", "dimple_public:threshold=0.6,steps=7,flat=1",
     "dimple_public:threshold=0,steps=4,random=1,flat=1")
 
