@@ -467,16 +467,18 @@ def any_left(masked, broken):
     return some
 
 @torch.no_grad()
-def decode_ar(model, images, prompt, length):
-    """The baseline, for weights of phase 1: greedy, left to right, one token per pass, with a KV
-    cache, until every example has its EOS or `length` tokens; EOS after it. Returns Decoded."""
+def decode_ar(model, images, prompt, length, temperature=0.0, generator=None):
+    """The baseline, for weights of phase 1: left to right, one token per pass, with a KV cache,
+    until every example has its EOS or `length` tokens; EOS after it. The likeliest token, or at a
+    temperature a draw: at 1 from the model's own law. Returns Decoded."""
     eos_id, x, cache = model.config.eos_id, model.prefix(images, prompt), None
     tokens = torch.full((len(prompt), length), eos_id, device=x.device)
     finished = torch.zeros_like(tokens[:, 0], dtype=torch.bool)
     for i in range(length):
         hidden, cache = model.transformer(x, causal=True, past=cache)
         logits = exclude(model.head(hidden[:, -1]), model.config.mask_id)  # (B, vocab)
-        tokens[:, i] = logits.argmax(-1).masked_fill(finished, eos_id)
+        token = draw(logits, temperature, generator) if temperature else logits.argmax(-1)
+        tokens[:, i] = token.masked_fill(finished, eos_id)
         finished |= tokens[:, i] == eos_id
         if finished.all():
             break

@@ -1,5 +1,6 @@
-"""Measure Mini-Dimple: `python -m lab rules` compares decoding rules, `speed` times decoding and
-training, `claims` puts the paper's claims to the test, `show` makes a page to watch decodings on.
+"""Measure Mini-Dimple: `python -m lab rules` compares decoding rules, `worlds` holds them against
+odds that are known, `speed` times decoding and training, `claims` puts the paper's claims to the
+test, `show` makes a page to watch decodings on.
 
 Figures of one table come from one run or, on the board, from runs of the same code on one
 machine, so that its rows can be compared."""
@@ -13,13 +14,16 @@ import torch
 # before a data/ or rules/ of the folder that this is called from
 sys.path.insert(0, str(Path(__file__).absolute().parent.parent))
 
+from data.worlds import SAMPLES
 from lab.board import BLOCKS, N_SCENES, TIMEOUT_S, board
 from lab.checkpoint import SHIPPED_AR, SHIPPED_WEAK
 from lab.claims import CLAIMS, claims
 from lab.intervals import T95
-from lab.shell import OPTIONS, Parser, between, options, pick_device, positive, reporting, script
+from lab.shell import (OPTIONS, Parser, between, options, pick_device, positive, reporting, script,
+                       temperature)
 from lab.show import show
 from lab.speed import RULES, WAYS, decode_speed, training_speed
+from lab.worlds import worlds
 from rules import RuleError
 from train import PRESETS
 
@@ -32,7 +36,10 @@ def parse(argv=None):
     def add(name, about, work, group=commands):
         command = group.add_parser(name, help=about, description=about)
         command.set_defaults(work=work)
-        options(command, "device")
+        if name == "worlds":  # whose looks compute on the CPU
+            command.set_defaults(device="cpu")
+        else:
+            options(command, "device")
         if name != "show":
             command.add_argument("--write", action="store_true",
                                  help="write the tables and pictures into docs/, too")
@@ -54,9 +61,23 @@ def parse(argv=None):
     option("--only", nargs="+", metavar="RULE", help="these in place of the board's own rules")
     option("--scenes", type=positive, default=N_SCENES, metavar="N",
            help=f"held-out (default: {N_SCENES})")
+    samples = dict(type=positive, default=SAMPLES, metavar="N",
+                   help=f"windows that a distance is measured on (default: {SAMPLES})")
+    option("--samples", **samples)
     option("--csv", type=Path, metavar="F", help="write the figures there, too")
     option("--picture", type=Path, default=Path("out/rules.png"), metavar="F",
            help="default: out/rules.png")
+
+    option = add("worlds", "rules in worlds known exactly", worlds).add_argument
+    option("--rule", action="append", metavar="RULE", help="a rule more (repeatable)")
+    option("--only", nargs="+", metavar="RULE", help="these in place of the usual ones")
+    option("--checkpoint", action="append", type=Path, metavar="F",
+           help="the captions of these weights, too (repeatable)")
+    option("--temperature", nargs="+", type=temperature, default=[1.0], metavar="T",
+           help="default: 1, at which alone there is a distance")
+    option("--samples", **samples)
+    option("--picture", type=Path, default=Path("out/worlds.png"), metavar="F",
+           help="default: out/worlds.png")
 
     speed = commands.add_parser("speed", help="wall time of decoding, or of training steps")
     kinds = speed.add_subparsers(dest="kind", required=True, metavar="decode|training")
@@ -115,7 +136,7 @@ def main(argv=None):
     parser, args = parse(argv)
     words = sys.argv[1:] if argv is None else argv
     command = " ".join(["python -m lab", *map(shlex.quote, words)]).replace(" --write", "")
-    suffix = {"rules": ".png", "show": ".html"}.get(args.command)
+    suffix = {"rules": ".png", "worlds": ".png", "show": ".html"}.get(args.command)
     with reporting(ValueError, OSError):
         device = pick_device(args.device)
         if suffix and args.picture.suffix.lower() != suffix:

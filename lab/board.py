@@ -1,5 +1,6 @@
 """`python -m lab rules`: the board of decoding rules, each on the perfect model of the toy set, on
 trained weights, and on weaker ones, greedy and sampled."""
+import itertools
 import json
 import shutil
 import statistics
@@ -13,9 +14,11 @@ from tqdm import tqdm
 
 from data import toy
 from data.exact import fewest_passes
+from data.worlds import by_chance, by_rule, measure
 from lab import drawing
 from lab.checkpoint import ROOT, SHIPPED, SHIPPED_AR, SHIPPED_WEAK, load, write
-from lab.evaluate import THRESHOLD, Scenes, decoded, exact_way, graded, now, shares
+from lab.evaluate import (THRESHOLD, Scenes, decoded, exact_way, graded, now, one_scene,
+                          shares)
 from lab.grading import apart, files_of
 from lab.intervals import mean_interval, wilson
 from lab.results import FIGURES, in_csv, measured, table_of, where, write_part
@@ -28,12 +31,13 @@ BASE, ONE_BY_ONE = f"confident:{THRESHOLD}", "maskgit:1"
 COUNTS = [f"{name}:{k}" for name in ("random_order", "maskgit", "margin", "entropy",
                                      "left_to_right") for k in (1, 2, 4)]
 RULES = (*(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.95)), *COUNTS,
-         *(f"eb_sampler:{bound}" for bound in (0.1, 0.5, 0.8)), "fast_dllm:1", "klass", "blocks:16",
-         "wino", "remdm", "remask:0.3", "remask:0.5", "dimple_public", "dimple_public:flat=1")
+         *(f"eb_sampler:{bound}" for bound in (0.1, 0.5, 0.8)), "peak", "middle_out", "halving",
+         "punt", "fast_dllm:1", "klass", "blocks:16", "wino", "remdm", "remask:0.3", "remask:0.5",
+         "dimple_public", "dimple_public:random=1", "dimple_public:flat=1")
 BLOCKS = ("exact", "trained", "weak")
 WAYS = {"greedy": 0.0, "sampled": 1.0}  # temperature
 WORSE = 0.02  # than one token at a time: too much for the front
-AR = "AR phase, greedy, KV cache"
+AR = "AR phase, KV cache"
 KEPT = ROOT / "weights" / "board.json"
 N_SCENES = 300
 TIMEOUT_S = 600  # for a file of a folder
@@ -111,8 +115,11 @@ class Measuring:
     def __init__(self, args, device):
         self.weights = load_weights(args, device, *NEEDED)
         self.look = resolve_look(args.look)
-        self.scenes = Scenes(self.weights.models["trained"].config, self.weights.tokenizer,
-                             args.scenes, device, self.weights.board, args.length)
+        board, tokenizer, models = self.weights
+        self.scenes = Scenes(models["trained"].config, tokenizer, args.scenes, device, board,
+                             args.length)
+        self.samples = args.samples
+        self.one, self.truth = one_scene(self.scenes.config, tokenizer, board, device)
 
     def way(self, block, rule, temperature):
         if block == "exact":
@@ -137,17 +144,34 @@ class Measuring:
                 way = self.way(block, told, temperature)
                 found, figures[block, name] = grade_rule(way, self.scenes)
                 scenes[f"{block} {name}"] = dict(right=found.right, passes=found.passes)
+                if name == "sampled" and block != "weak":
+                    figures[block, name]["distance"] = self.distance(block, told)
                 if (block, name) == ("trained", "greedy"):
                     figures[block, name] |= alone(way, self.scenes, self.weights.models[block])
         for one in figures.values():
             one["names_positions"] = names
         return figures, scenes
 
+    def distance(self, block, rule):
+        """How far what a rule samples of one scene is from the odds of its captions."""
+        way = by_rule(self.truth, rule)
+        if block != "exact":
+            way = lambda B: decoded(self.weights.models[block], self.one[[0] * B], rule, self.look,
+                                    temperature=1.0)
+        return measure(self.truth, way, self.samples)["distance"]
+
     def ar(self):
-        """The baseline's figures."""
-        model, config = self.weights.models["ar"], self.scenes.config
-        way = lambda rows: decode_ar(model, *self.scenes[rows][:2], config.window)
-        return grade_rule(way, self.scenes)[1] | alone(way, self.scenes, model)
+        """The baseline's rows, greedy and sampled."""
+        model, config, rows = self.weights.models["ar"], self.scenes.config, []
+        decode = lambda batch, temperature: decode_ar(model, *batch[:2], config.window, temperature)
+        for name, temperature in WAYS.items():
+            way = lambda rows: decode(self.scenes[rows], temperature)
+            rows.append(dict(rule=AR, yours=False, block="trained", way=name, front=False,
+                             **grade_rule(way, self.scenes)[1]))
+        rows[0] |= alone(lambda rows: decode(self.scenes[rows], 0.0), self.scenes, model)
+        rows[1]["distance"] = measure(self.truth, lambda B: decode(self.one[[0] * B], 1.0),
+                                      self.samples)["distance"]
+        return rows
 
 
 def measure_apart(say, text, args, device):
@@ -170,27 +194,26 @@ def read_kept(args):
     return dict(rows={}, base=None, ar=None)
 
 
-def mark_front(rows):
+def mark_front(rows, one):
     """Mark what no other row of its block and way beats, among rules at most WORSE below one token
-    at a time: none of these is at least as right in as few passes, and better in one of the two."""
-    measures = lambda row: (row["right"], -row["passes"])
-    for block in BLOCKS:
-        for way in WAYS:
-            mine = [row for row in rows if (row["block"], row["way"]) == (block, way)]
-            one = [row["right"] for row in mine if row["rule"] == ONE_BY_ONE]
-            good = [row for row in mine if not one or row["right"] >= one[0] - WORSE]
-            for row in mine:
-                row["front"] = row in good and not any(
-                    measures(other) != measures(row)
-                    and all(a >= b for a, b in zip(measures(other), measures(row)))
-                    for other in good)
+    at a time (`one`: its share right by block and way): none of these is at least as right, as near
+    to the true odds and in as few passes, and better in one of the three."""
+    measures = lambda row: (row["right"], -row.get("distance", 1), -row["passes"])
+    for key in itertools.product(BLOCKS, WAYS):
+        mine = [row for row in rows if (row["block"], row["way"]) == key]
+        good = [row for row in mine if row["right"] and row["right"] >= one[key] - WORSE]
+        for row in mine:
+            row["front"] = row in good and not any(
+                measures(other) != measures(row)
+                and all(a >= b for a, b in zip(measures(other), measures(row)))
+                for other in good)
 
 
-def measure(measuring, rules, yours, files, kept, args, device):
+def measure_all(measuring, rules, yours, files, kept, args, device):
     """`rules`: text -> rule, None for one of the `files`, which are measured in a process of their
     own -> text -> rows of each rule; text -> error of those that failed; the scenes of `BASE`."""
     rows, errors, base = {}, {}, kept["base"]
-    first = [] if base else [BASE]  # what the others are compared with
+    first = [] if base else [BASE, ONE_BY_ONE]  # what the others are compared with
     for text in tqdm(dict.fromkeys([*first, *rules]), desc="rules", disable=None):
         if text in kept["rows"] and text not in yours:
             rows[text] = kept["rows"][text]
@@ -230,13 +253,16 @@ def on_screen(rows, errors, yours):
 
     def line(text):
         by = {(row["block"], row["way"]): row for row in rows[text]}
-        words = [f"{text if len(text) <= 30 else '…' + text[-29:]:30s}"]
+        words = [f"{text if len(text) <= 28 else '…' + text[-27:]:28s}"]
         for block in BLOCKS:
-            greedy, sampled = by.get((block, "greedy")), by.get((block, "sampled"))
-            words.append(" " * 22 if not greedy else (
-                f"{'●' if greedy['front'] else ' '}{100 * greedy['right']:5.1f} "
-                + (f"{100 * sampled['right']:5.1f}" if sampled else " " * 5)
-                + f" {greedy['passes']:6.2f}   "))
+            greedy, sampled = by.get((block, "greedy"), {}), by.get((block, "sampled"), {})
+            cells = (("●" if (sampled if block == "exact" else greedy).get("front") else "", "1"),
+                     (greedy.get("right"), "5.1f", 100), (sampled.get("right"), "5.1f", 100),
+                     *[(sampled.get("distance"), "5.3f")] * (block != "weak"),
+                     (greedy.get("passes"), "5.2f"))
+            words.append(" ".join(
+                " " * int(form[0]) if value is None else format(value * (times or [1])[0], form)
+                for value, form, *times in cells))
         row = by["trained", "greedy"]
         won = f"{row['won']}, {row['lost']}" if "won" in row else ""
         return f"{'  '.join(words)} {won:>8s}  {row['tokens_computed']:6.0f}".rstrip()
@@ -244,17 +270,21 @@ def on_screen(rows, errors, yours):
     others = sorted((text for text in rows if text not in yours),
                     key=lambda text: next(row["passes"] for row in rows[text]
                                           if (row["block"], row["way"]) == ("trained", "greedy")))
-    blocks = "  ".join(f" {block:21s}" for block in BLOCKS)
-    under = "  ".join([f" {'right':>5s} {'T = 1':>5s} {'passes':>6s}   "] * len(BLOCKS))
-    head = [f"{'':30s}  {blocks} won, lost  tokens", f"{'rule':30s}  {under}"]
+    columns = [f"  {'right':>5s} {'T = 1':>5s} {'dist.':>5s} {'passes':>6s}"] * 2 + [
+        f"  {'right':>5s} {'T = 1':>5s} {'passes':>6s}"]
+    head = [" " * 31 + "".join(f"{name:28s}" for name in BLOCKS),
+            f"{'rule':28s}" + " ".join(columns) + "  won, lost tokens"]
     return "\n".join([
         *head, *map(line, mine), *(f"{text}: {errors[text]}" for text in errors),
         *([""] if mine or errors else []), *map(line, others)])
 
 
-WORDS = (f"Right: % of captions, greedy and sampled at T = 1. ● on the front: at most "
+WORDS = ("Right: % of captions, greedy and sampled at T = 1. Dist.: total variation between "
+         "captions of one scene, sampled at T = 1, and their true odds; {samples:,} captions of a "
+         "true sampler show {chance:.3f}. ● on the front: at most "
          f"{100 * WORSE:.0f} points below one token at a time ({ONE_BY_ONE}), and no such rule is "
-         "as right in as few passes, and better in one of the two. A pass runs the model once, a "
+         "as right in as few passes, and better in one of the two; on the exact posterior, where a "
+         "greedy choice is a tie, sampled, and as near to the odds. A pass runs the model once, a "
          f"rule's own looks counted. Won, lost: scenes that only this rule, or only {BASE}, has "
          "right, trained. Tokens: positions that the model computes for a caption, trained.")
 
@@ -265,17 +295,22 @@ def in_markdown(rows, fewest):
     parts = []
     for block, about in zip(BLOCKS, (f"the exact posterior, the perfect model{fewest}",
                                      "the trained weights", "weaker weights")):
-        lines = []
+        lines, sampled_of = [], {row["rule"]: row for row in rows
+                                 if (row["block"], row["way"]) == (block, "sampled")}
+        order = lambda row: (row["passes"] if block != "exact" else (
+            -round(sampled_of[row["rule"]]["right"], 2), sampled_of[row["rule"]]["distance"]))
         for row in sorted((row for row in rows if (row["block"], row["way"]) == (block, "greedy")),
-                          key=lambda row: row["passes"]):
-            sampled = next((other for other in rows if other["way"] == "sampled" and (
-                other["rule"], other["block"]) == (row["rule"], block)), {})
+                          key=order):
+            sampled = sampled_of[row["rule"]]
             of = lambda wanted, name, found=row: wanted.format(**found) if name in found else ""
             lines.append({
-                "rule": f"`{row['rule']}`", "": "●" * row["front"],
+                "rule": f"`{row['rule']}`",
+                "": "●" * (sampled if block == "exact" else row)["front"],
                 "fully right": f"{row['right']:.1%}",
                 "95% interval": "{right_low:.1%} to {right_high:.1%}".format(**row),
-                "T = 1": of("{right:.1%}", "right", sampled), "passes": f"{row['passes']:.2f}",
+                "T = 1": of("{right:.1%}", "right", sampled),
+                "distance": of("{distance:.3f}", "distance", sampled),
+                "passes": f"{row['passes']:.2f}",
                 "passes, T = 1": of("{passes:.2f}", "passes", sampled),
                 f"against {BASE}: won, lost": of("{won}, {lost}", "won"),
                 "passes more": of("{more_passes:+.2f} ({more_passes_low:+.2f} to "
@@ -336,15 +371,16 @@ def board(args, device, command):
         rules = {text: None if text in files else resolve(text)
                  for text in dict.fromkeys([*yours, *(args.only or RULES)])}
         measuring, kept = Measuring(args, device), read_kept(args)
-    rows, errors, base = measure(measuring, rules, yours, files, kept, args, device)
-    ar = kept["ar"] or dict(rule=AR, yours=False, block="trained", way="greedy", front=False,
-                            **measuring.ar())
+    rows, errors, base = measure_all(measuring, rules, yours, files, kept, args, device)
+    ar = kept["ar"] or measuring.ar()
     shown = {text: of for text, of in rows.items() if text in rules}
     flat = [row for of in shown.values() for row in of]
-    mark_front(flat)
-    every = write_csv(args.csv, shown, errors, [ar])
+    mark_front(flat, {(row["block"], row["way"]): row["right"]
+                      for row in rows.get(ONE_BY_ONE) or kept["rows"][ONE_BY_ONE]})
+    every = write_csv(args.csv, shown, errors, ar)
     print(f"{where(device)}; {args.scenes} held-out scenes, look {args.look}\n")
-    print(on_screen(shown | {AR: [ar]}, errors, yours), textwrap.fill(WORDS, 120), sep="\n\n")
+    words = WORDS.format(samples=args.samples, chance=by_chance(measuring.truth, args.samples))
+    print(on_screen(shown | {AR: ar}, errors, yours), textwrap.fill(words, 120), sep="\n\n")
     for text in yours:
         if text in shown and not shown[text][0]["names_positions"]:
             print(f"hint: {text}: {NOTHING_NAMED}")
@@ -367,6 +403,6 @@ def board(args, device, command):
         if toy_set.order == "reading":
             counts = [fewest_passes(toy_set, n) for n in measuring.scenes.objects]
             fewest = f" ({statistics.fmean(counts):.2f} passes always suffice, and fewer do not)"
-        write_part("rules", f"{line}\n\n{WORDS}\n\n"
-                            f"{in_markdown([*flat, ar], fewest)}")
+        write_part("rules", f"{line}\n\n{words}\n\n"
+                            f"{in_markdown([*flat, *ar], fewest)}")
     return every

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from data import DESCRIBE, Batches, pad_prompts, pad_responses, toy
 from data.exact import Exact
+from data.worlds import captions, scene_of
 from mini_dimple import (ar_loss, confident, decode, decode_ar, diffusion_loss, draw_t,
                          forward_process, full, prefilled, token_nll)
 
@@ -138,6 +139,14 @@ def graded(way, pictures, chunks=None, bar=None):
     wrong = [mistake(text, end, pictures.split, pictures.board, i)
              for i, (text, end) in enumerate(zip(texts, ended))]
     return Captions(texts, wrong, tokens, ended, iterations, passes, seconds)
+
+
+def one_scene(config, tokenizer, board, device):
+    """A held-out scene of two objects, whose captions are few -> its Pictures, and their World
+    (data/worlds.py). Raises ValueError (data.exact)."""
+    split = scene_of(board, 2)
+    return (Pictures(split, config, tokenizer, device, board),
+            captions(board, split.scenes[0], tokenizer, config.window))
 
 
 # ---------------------------------------------------------------- loss above the floor
