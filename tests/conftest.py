@@ -33,6 +33,8 @@ def few_scenes_for_the_floor():
     """500 scenes, as a run takes them, would be most of a test's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Floor.__init__, "__defaults__", (50,))
+        patch.setattr("lab.__main__.SAMPLES", 20)  # likewise the board's distances,
+        patch.setattr("lab.board.ONE_BY_ONE", "maskgit:12")  # and the 48 passes of its criterion
         yield
 
 
