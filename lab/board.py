@@ -32,7 +32,7 @@ COUNTS = [f"{name}:{k}" for name in ("random_order", "maskgit", "margin", "entro
                                      "left_to_right") for k in (1, 2, 4)]
 RULES = (*(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.95)), *COUNTS,
          *(f"eb_sampler:{bound}" for bound in (0.1, 0.5, 0.8)), "peak", "middle_out", "halving",
-         "punt", "fast_dllm:1", "klass", "blocks:16", "wino", "remdm", "remask:0.3", "remask:0.5",
+         "fast_dllm:1", "klass", "blocks:16", "wino", "remdm", "remask:0.3", "remask:0.5",
          "dimple_public", "dimple_public:random=1", "dimple_public:flat=1")
 BLOCKS = ("exact", "trained", "weak")
 WAYS = {"greedy": 0.0, "sampled": 1.0}  # temperature

@@ -16,8 +16,8 @@ from lab.shell import reporting
 from mini_dimple import prefilled
 from rules import resolve
 
-RULES = ("confident:0.9", "confident:0.5", "maskgit:1", "fast_dllm:1", "entropy:1",
-         "random_order:1", "dimple_public:random=1", "eb_sampler:0.5")
+RULES = ("confident:0.9", "peak:0.9", "confident:0.5", "maskgit:1", "random_order:1",
+         "dimple_public:random=1", "eb_sampler:0.5", "halving", "middle_out", "middle_out:sure=1")
 TRUE = "the true odds"
 WORDS = ("Each cell: windows that are right, in %; the distance (total variation) from the true "
          "odds, at temperature 1; choices that took the likelier value, in %, of the right "
