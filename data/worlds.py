@@ -60,8 +60,9 @@ def measure(world, way, n):
     found = [way(len(part)) for part in torch.arange(n).split(BATCH)]
     outcomes = torch.cat([world.outcomes(one.tokens.cpu()) for one in found])
     right = (world.odds[outcomes] > 0).all(1)
-    return dict(right=right.double().mean().item(), distance=total_variation(outcomes, world.odds),
-                likelier=world.likely[outcomes[right]].mean().item(),
+    likelier = world.likely[outcomes[right]].mean().item() if right.any() else None
+    return dict(right=right.double().mean().item(), likelier=likelier,
+                distance=total_variation(outcomes, world.odds),
                 passes=torch.cat([one.passes for one in found]).double().mean().item())
 
 

@@ -28,8 +28,8 @@ WORDS = ("Each cell: windows that are right, in %; the distance (total variation
 def cell(row, temperature):
     distance = [f"{row['distance']:.3f}"] * (temperature == 1)
     passes = [f"{row['passes']:.3g}"] * (row["rule"] != TRUE)
-    return ", ".join([f"{100 * row['right']:.4g}", *distance, f"{100 * row['likelier']:.3g}",
-                      *passes])
+    likelier = "-" if row["likelier"] is None else f"{100 * row['likelier']:.3g}"
+    return ", ".join([f"{100 * row['right']:.4g}", *distance, likelier, *passes])
 
 
 def draw(path, rows):
