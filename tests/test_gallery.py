@@ -220,7 +220,8 @@ def test_halving_takes_a_logarithm_of_the_window(text, W, passes):
 
 @pytest.mark.parametrize("case", range(20))
 def test_middle_out(case):
-    """In a plain loop: the middle of each run; of places alone that are alike, one."""
+    """In a plain loop: the middle of each run, or the surer of two; of places alone that are alike,
+    one."""
     tokens, given = random_window(random.Random(case), 4, 16)
     step, taken = step_on(tokens, given, scripted(case, scale=3)), 0
     window = resolve("middle_out:sure=0.6,alike=0.4,back=0.1")(step)
@@ -229,10 +230,12 @@ def test_middle_out(case):
         sure = {i for i in left if peak[i] > 0.6}
         commit = set(sure)
         for run in plain_runs(set(left) - sure):
+            n = len(run)
             like = [i for i in alone if F.cosine_similarity(
                 step.probs[b, i], step.probs[b, run[0]], dim=0) >= 0.4]
-            commit |= {run[len(run) // 2]} if len(run) > 1 or not like else set()
-            alone += run * (len(run) == 1)
+            if n > 1 or not like:
+                commit.add(max(run[(n - 1) // 2:n // 2 + 1], key=lambda i: peak[i]))
+            alone += run * (n == 1)
         for i, token in enumerate(tokens[b].tolist()):
             doubtful = token != MASK and step.probs[b, i, token] < 0.1
             assert window[b, i] == (step.proposal[b, i] if i in commit else
