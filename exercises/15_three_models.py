@@ -10,11 +10,11 @@ sampled words (temperature 1), 128 captions for each model:
 - weak: at least four more right;
 - all three: at most 6.1 passes a caption, on average (a look of the rule's own is one).
 
-No rule in rules/ does all this as it stands. What does the weak model do wrong?
+One rule in rules/, middle_out, does all this: do not look yet. What does the weak model do wrong?
 `python -m lab rules --rule FILE` counts the mistakes.
 
 Not part of Dimple: ReMDM (arXiv 2503.00307) and WINO (arXiv 2507.18578) take tokens back.
-Compare afterwards: rules/remask.py, rules/remdm.py, rules/wino.py.
+Compare afterwards: rules/middle_out.py, rules/remask.py, rules/remdm.py, rules/wino.py.
 Check: python -m exercises 15
 Board: python -m lab rules --rule exercises/mine/15_three_models.py
 """
