@@ -80,17 +80,15 @@ def drawn(odds, n):
 # ---------------------------------------------------------------- the toy set
 
 class Words:
-    """A tokenizer of the words of a text: few, so that a pass is quick."""
+    """A tokenizer of the words of some captions, a comma among them: few, so that a pass is
+    quick."""
 
-    def __init__(self, text):
-        self.words = sorted(set(self.split(text)))
+    def __init__(self, texts):
+        self.words = sorted({",", "and", *" ".join(texts).replace(",", "").split()})
         self.eos_id, self.mask_id, self.vocab_size = range(len(self.words), len(self.words) + 3)
 
-    def split(self, text):
-        return text.replace(",", " ,").split()
-
     def encode(self, text):
-        return [self.words.index(word) for word in self.split(text)]
+        return [self.words.index(word) for word in text.split()]
 
     def decode(self, ids):
         return " ".join(self.words[i] for i in ids).replace(" ,", ",")
@@ -115,8 +113,8 @@ def captions(board, scene, tokenizer=None, window=48):
         texts.append(toy.caption(order, board, opening, preposition, ks))
         odds[kind(texts[-1])] += math.prod(ways[k] for k in ks)
         likely[kind(texts[-1])] = ks.count(0) / len(ks)
-    index, law = {one: i for i, one in enumerate(odds)}, torch.tensor([*odds.values(), 0.0])
-    tokenizer = tokenizer or Words(", and ".join(texts))
+    index, law = {one: i for i, one in enumerate(odds)}, torch.tensor([*odds.values(), 0]).double()
+    tokenizer = tokenizer or Words(texts)
     exact, eos_id = Exact([scene], [DESCRIBE], board, tokenizer), tokenizer.eos_id
     said = lambda ids: tokenizer.decode(itertools.takewhile(lambda i: i != eos_id, ids))
     return World(
@@ -125,7 +123,7 @@ def captions(board, scene, tokenizer=None, window=48):
         lambda B: exact.look([0] * B),
         lambda tokens: torch.tensor([[index.get(kind(said(row)), len(index))]
                                      for row in tokens.tolist()]),
-        drawn(law, 1), law.double() / law.sum(), torch.tensor([*likely.values(), 0.0]))
+        drawn(law, 1), law / law.sum(), torch.tensor([*likely.values(), 0]))
 
 
 # ---------------------------------------------------------------- walks, and pairs

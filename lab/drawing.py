@@ -313,7 +313,8 @@ def chart(path, series, x_label, y_label, title):
     marks = axes.transData.transform([point[:2] for one in series for point in one.points])
     taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in marks]
     for label in labels:  # beside its mark, or as near to it as others leave room
-        for up, right in itertools.product((6, -6, 16, -16, -26, -36, -46, -56), (9, -9)):
+        heights = 6, -6, 16, -16, 26, -26, 36, -36, 46, 56, 66, 76, -46, -56
+        for up, right in itertools.product(heights, (9, -9)):
             label.set(position=(right, up), horizontalalignment="left" if right > 0 else "right")
             box = label.get_window_extent()
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)

@@ -111,6 +111,26 @@ def test_a_batch_decodes_as_each_example_alone(seed, way):
     assert len(batch.iterations.unique()) > 1, "the examples finish at different times"
 
 
+def test_ar_sampled_at_a_temperature_has_the_models_odds():
+    """Pairs of tokens, against softmax of logits computed anew."""
+    model, images, prompt, _ = random_case(0, 1, 2, spread=0.3, priors=False)
+    N, T, many = 5000, 1.5, lambda x: x.expand(5000, *x.shape[1:])
+    out = decode_ar(model, many(images), many(prompt), 2, T, torch.Generator().manual_seed(0))
+    again = decode_ar(model, many(images), many(prompt), 2, T, torch.Generator().manual_seed(0))
+    assert torch.equal(out.tokens, again.tokens)
+    firsts = torch.arange(MASK)[:, None]
+    windows = torch.cat([firsts, firsts], 1)
+    logits = model(images.expand(MASK, -1, -1, -1), prompt.expand(MASK, -1), windows, causal=True)
+    logits[..., MASK] = -torch.inf
+    first, second = (logits / T).softmax(-1).detach().unbind(1)
+    second = torch.where(firsts == EOS, F.one_hot(torch.tensor(EOS), VOCAB), second)  # and no more
+    wanted = (first[0, :MASK, None] * second).flatten()
+    seen = torch.bincount(out.tokens @ torch.tensor([VOCAB, 1]), minlength=MASK * VOCAB) / N
+    by_chance = (2 * wanted * (1 - wanted) / math.pi / N).sqrt().sum() / 2
+    assert (seen - wanted).abs().sum() / 2 < 1.2 * by_chance
+    assert (out.passes == torch.where(out.tokens[:, 0] == EOS, 1, 2)).all()
+
+
 def test_prefilling_is_exact_for_a_model_with_a_prefix_mask(seed):
     """With full attention it is so in the first iteration, and an approximation later."""
     plain, *inputs = random_case(seed, 6, 12)

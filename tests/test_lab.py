@@ -288,23 +288,6 @@ def test_a_board_that_is_kept_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
     assert done == ["confident:0.9", "maskgit:12"], "other scenes than those kept"
 
 
-def test_worlds_run_to_their_table(tmp_path, capsys, monkeypatch):
-    (tmp_path / "results.md").write_text("<!-- worlds -->\nold\n<!-- end of worlds -->\n")
-    monkeypatch.setattr(results, "RESULTS", tmp_path / "results.md")
-    main(["worlds", "--only", "halving", "--checkpoint", str(SHIPPED), "--temperature", "1", "0.5",
-          "--samples", "10", "--picture", str(tmp_path / "x.png"), "--json",
-          str(tmp_path / "f.json"), "--write"])
-    rows, names = json.loads((tmp_path / "f.json").read_text()), ["captions", "orders", "walks",
-                                                                  "pairs", "captions, mini_dimple"]
-    rows = {(row["rule"], row["world"], row["temperature"]): row for row in rows}
-    assert set(rows) == {*itertools.product(["halving"], names, [1, 0.5]),
-                         *itertools.product(["the true odds"], names, [1])}
-    assert rows["halving", "walks", 1]["passes"] == 6 and rows["halving", "pairs", 1]["right"] < 1
-    text = (tmp_path / "results.md").read_text()
-    assert text.count("| halving |") == 2 and "old" not in text
-    assert text.split("Temperature 0.5")[1].split("<!--")[0].strip() in capsys.readouterr().out
-
-
 # ---------------------------------------------------------------- speed, and mistakes
 
 def test_decode_runs_to_its_tables(tmp_path, capsys, monkeypatch):
