@@ -320,6 +320,9 @@ def chart(path, series, x_label, y_label, title):
             inside = axes.bbox.contains(*box.min) and axes.bbox.contains(*box.max)
             if inside and not box.count_overlaps(taken):
                 break
+        else:  # no room: the table has it
+            label.set_visible(False)
+            continue
         taken.append(box)
         axes.annotate("", label.xy, (right, up), textcoords="offset points",
                       arrowprops=dict(arrowstyle="-", linewidth=0.5))

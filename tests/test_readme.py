@@ -111,7 +111,7 @@ def test_the_readme_quotes_what_was_measured():
 
 def test_what_the_lab_writes_has_its_place():
     text = TEXTS["docs/results.md"]
-    parts = ["rules", "speed decode", "speed decode compiled", "speed training",
+    parts = ["rules", "worlds", "speed decode", "speed decode compiled", "speed training",
              *(f"claims {name}" for name in claims.CLAIMS)]
     for part in parts:
         inside, = re.findall(rf"<!-- {part} -->\n(.*?)<!-- end of {part} -->", text, re.S)
