@@ -45,7 +45,7 @@ def the_values(solution):
 def plugged(solution, swapped=False):
     """-> a context in which the models run on the reader's attention; `swapped`: causal where it
     was full, full where it was causal."""
-    def plug(q, k, v, is_causal=False):
+    def plug(q, k, v, attn_mask=None, is_causal=False):
         if q.shape != k.shape:  # with a cache there are more keys than queries: not this exercise
             return WHOLE(q, k, v, is_causal=is_causal)
         return solution.attention(q, k, v, is_causal != swapped)
