@@ -37,6 +37,7 @@ RULES = (*(f"confident:{t}" for t in (0.3, 0.5, 0.7, 0.9, 0.95)), *COUNTS,
 BLOCKS = ("exact", "trained", "weak")
 WAYS = {"greedy": 0.0, "sampled": 1.0}  # temperature
 WORSE = 0.02  # than one token at a time: too much for the front
+NEAR = 0.02   # to a true sampler's distance: what is nearer counts as equal
 AR = "AR phase, KV cache"
 KEPT = ROOT / "weights" / "board.json"
 N_SCENES = 300
@@ -194,14 +195,18 @@ def read_kept(args):
     return dict(rows={}, base=None, ar=None)
 
 
-def mark_front(rows, one):
-    """Mark what no other row of its block and way beats, among rules at most WORSE below one token
-    at a time (`one`: its share right by block and way): none of these is at least as right, as near
-    to the true odds and in as few passes, and better in one of the three."""
-    measures = lambda row: (row["right"], -row.get("distance", 1), -row["passes"])
+def mark_front(rows, one, chance):
+    """Mark what no other row of its block and way beats, among rules that are sometimes right, and
+    at most WORSE below one token at a time (`one`: its share right by block and way): none of these
+    is at least as good in all of `measures`, and better in one. Sampled captions may be right and
+    yet far from their odds, so what is sampled has its distance, too, or no mark. `chance`: a true
+    sampler's."""
+    measures = lambda row: (row["right"], -row["passes"], -max(
+        row["distance"], chance + NEAR) if row["way"] == "sampled" else 0)
     for key in itertools.product(BLOCKS, WAYS):
         mine = [row for row in rows if (row["block"], row["way"]) == key]
-        good = [row for row in mine if row["right"] and row["right"] >= one[key] - WORSE]
+        good = [row for row in mine if row["right"] and row["right"] >= one[key] - WORSE
+                and ("distance" in row or row["way"] == "greedy")]
         for row in mine:
             row["front"] = row in good and not any(
                 measures(other) != measures(row)
@@ -376,11 +381,12 @@ def board(args, device, command):
     ar = kept["ar"] or measuring.ar()
     shown = {text: of for text, of in rows.items() if text in rules}
     flat = [row for of in shown.values() for row in of]
+    chance = by_chance(measuring.truth, args.samples)
     mark_front(flat, {(row["block"], row["way"]): row["right"]
-                      for row in rows.get(ONE_BY_ONE) or kept["rows"][ONE_BY_ONE]})
+                      for row in rows.get(ONE_BY_ONE) or kept["rows"][ONE_BY_ONE]}, chance)
     every = write_csv(args.csv, shown, errors, ar)
     print(f"{where(device)}; {args.scenes} held-out scenes, look {args.look}\n")
-    words = WORDS.format(samples=args.samples, chance=by_chance(measuring.truth, args.samples))
+    words = WORDS.format(samples=args.samples, chance=chance)
     print(on_screen(shown | {AR: ar}, errors, yours), textwrap.fill(words, 120), sep="\n\n")
     for text in yours:
         if text in shown and not shown[text][0]["names_positions"]:

@@ -4,7 +4,9 @@ Ours. A surprise: what was kept had given the token a probability of at most `su
 was expected by all that reads it, and its kept state is that of a [MASK]. every=n: each n-th pass
 computes everything. A [MASK]'s own state is computed anew even where it scores nothing that is
 asked: sampling needs it.
-What goes stale: prefix and committed tokens, which do not see what is committed after them.
+What goes stale: prefix and committed tokens, which do not see what is committed after them. A rule
+that takes tokens back by what the model says of them reads stale logits: remask:0.5 falls from 99.0
+to 79.7% right.
 """
 from looks import keeping
 

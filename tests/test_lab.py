@@ -56,24 +56,37 @@ def test_wilson_covers_what_it_should():
 # ---------------------------------------------------------------- the board
 
 def test_the_front_by_its_definition():
-    """In each block and way for itself, among rules at most 2 points below one token at a time."""
-    rng = random.Random(1)
-    for _ in range(50):
-        rows = [dict(rule=name, block=block, way=way, right=rng.choice([0, *range(94, 99)]) / 100,
-                     passes=rng.randint(0, 4), **dict(distance=rng.randint(0, 2) / 10)
-                     if way == "sampled" and block != "weak" else {})
-                for block in board.BLOCKS for way in board.WAYS
-                for name in "abcdefg"[:rng.randint(1, 7)]]
-        one = {key: rng.randint(0, 99) / 100 for key in itertools.product(board.BLOCKS, board.WAYS)}
-        board.mark_front(rows, one)
+    """In each block and way for itself, among rules at most 2 points below one token at a time, and
+    not always wrong. Greedy by right and passes; sampled by the distance, too, of which 0.07 is as
+    good as any less, and not without one."""
+    rng, kinds = random.Random(1), set()
+    for _ in range(100):
+        names = ["maskgit:1", *"abcdef"][:rng.randint(2, 7)]
+        best = rng.choice([1, 99])
+        rows = [dict(rule=name, block=block, way=way, passes=rng.randint(0, 4),
+                     right=rng.randint(max(best - 5, 0), best) / 100)
+                for block in board.BLOCKS for way in board.WAYS for name in names]
         for row in rows:
-            figures = lambda o: (o["right"], -o.get("distance", 1), -o["passes"])
-            block = row["block"], row["way"]
-            good = lambda o: o["right"] > 0 and o["right"] >= one[block] - 0.02
-            beaten = any(all(a >= b for a, b in zip(figures(o), figures(row)))
-                         and figures(o) != figures(row)
-                         for o in rows if (o["block"], o["way"]) == block and good(o))
-            assert row["front"] == (good(row) and not beaten)
+            if row["way"] == "sampled" and row["block"] != "weak" and rng.random() < 0.9:
+                row["distance"] = rng.randint(0, 12) / 100
+        shown = [row for row in rows if row["rule"] != "maskgit:1" or rng.random() < 0.5]
+        board.mark_front(shown, {(row["block"], row["way"]): row["right"] for row in rows
+                                 if row["rule"] == "maskgit:1"}, 0.05)
+        for row in shown:
+            place = row["block"], row["way"]
+            least, = (o["right"] - 0.02 for o in rows
+                      if (o["rule"], o["block"], o["way"]) == ("maskgit:1", *place))
+            good = [o for o in shown if (o["block"], o["way"]) == place
+                    and o["right"] >= max(least, 0.005)
+                    and ("distance" in o or row["way"] == "greedy")]
+            far = lambda o: max(0.07, o["distance"]) if row["way"] == "sampled" else 0
+            beaten = row in good and any(
+                o["right"] >= row["right"] and o["passes"] <= row["passes"] and far(o) <= far(row)
+                and (o["right"], o["passes"], far(o)) != (row["right"], row["passes"], far(row))
+                for o in good)
+            assert row["front"] == (row in good and not beaten)
+            kinds.add((row["front"], row["way"], row["right"] == 0))
+    assert len(kinds) == 6, "marked, beaten, and always wrong"
 
 
 def test_one_label_for_marks_on_each_other():
