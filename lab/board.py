@@ -129,9 +129,10 @@ class Measuring:
         return lambda rows: decoded(model, self.scenes[rows], rule, self.look,
                                     temperature=temperature)
 
-    def rule(self, rule, say=lambda words: None):
+    def rule(self, rule, say=lambda words: None, distance=True):
         """-> its figures (dict) by (block, way), and its `right` and `passes` scene by scene.
-        `say(words)` tells how far it is, iteration by iteration."""
+        `say(words)` tells how far it is, iteration by iteration. Its `distance`, if asked for, is
+        most of the time."""
         figures, scenes, names = {}, {}, False
 
         def told(step):
@@ -145,7 +146,7 @@ class Measuring:
                 way = self.way(block, told, temperature)
                 found, figures[block, name] = grade_rule(way, self.scenes)
                 scenes[f"{block} {name}"] = dict(right=found.right, passes=found.passes)
-                if name == "sampled" and block != "weak":
+                if distance and name == "sampled" and block != "weak":
                     figures[block, name]["distance"] = self.distance(block, told)
                 if (block, name) == ("trained", "greedy"):
                     figures[block, name] |= alone(way, self.scenes, self.weights.models[block])
@@ -229,7 +230,8 @@ def measure_all(measuring, rules, yours, files, kept, args, device):
                 figures, scenes = apart(measure_apart, text, args, device, seconds=args.timeout,
                                         file=text)
             else:
-                figures, scenes = measuring.rule(rules.get(text) or resolve(text))
+                figures, scenes = measuring.rule(rules.get(text) or resolve(text),
+                                                 distance=text in rules)
         except RuleError as error:
             errors[text] = " ".join(str(error).split())
         else:

@@ -27,9 +27,9 @@ def written(folder, files):
 
 
 def words(tmp_path, *more):
-    return ["rules", "--scenes", "1", "--device", "cpu", "--only", "confident:0.9", "--picture",
-            *map(str, (tmp_path / "x.png", "--json", tmp_path / "f.json", "--csv",
-                       tmp_path / "f.csv", *more))]
+    return ["rules", "--scenes", "1", "--samples", "4", "--device", "cpu", "--only",
+            "confident:0.9", *map(str, ("--picture", tmp_path / "x.png", "--json",
+                                        tmp_path / "f.json", "--csv", tmp_path / "f.csv", *more))]
 
 
 def figures(rows, rule):

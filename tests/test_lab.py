@@ -277,9 +277,9 @@ def test_a_board_that_is_kept_is_shown_as_it_is(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(board, "draw", lambda path, *_: path.write_text(""))
     done, real = [], board.Measuring.rule
 
-    def noted(self, rule, *rest):
+    def noted(self, rule, *rest, **options):
         done.append(rule.__name__)
-        return real(self, rule, *rest)
+        return real(self, rule, *rest, **options)
     monkeypatch.setattr(board.Measuring, "rule", noted)
 
     def run(*words):
